@@ -1,0 +1,90 @@
+"""Blocks and chunks: what a source delivered, and what a collector sends of it.
+
+Idea: a *block* is bytes with their labels and capture times. Binding it to a pool gives it an
+identity, (collector, pool, epoch, sequence), and makes it a *chunk*; that identity belongs to the
+bytes for ever, so that a gateway can store them once however often they arrive.
+
+Neither shows its bytes in `repr`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass, field
+
+from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+
+MAX_CHUNK_BYTES = 1 << 20
+"""The most data in one chunk: 1 MiB, a constant of the protocol."""
+MAX_DEVICE_IDS = 8
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""The form of collector, pool, device and key ids: safe in file names, metadata and logs."""
+
+_ID = re.compile(ID_PATTERN)
+
+
+def is_id(text: str) -> bool:
+    """Say whether `text` has the form of an id."""
+    return _ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLabel:
+    """What a source says of its bytes."""
+
+    device_ids: tuple[str, ...]
+    source_class: SourceClass
+    processing: Processing = Processing.NONE
+    custody: Custody = Custody.LOCAL
+    health_verdict: HealthVerdict = HealthVerdict.UNTESTED
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Bytes of one fetch. Capture times are nanoseconds of Unix time: source asked, source had answered."""
+
+    data: bytes = field(repr=False)
+    capture_start_ns: int
+    capture_end_ns: int
+    label: BlockLabel
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose chunk it is, for which pool, and which one. Ordered by (epoch, sequence) per collector and pool."""
+
+    collector_id: str
+    pool_id: str
+    epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A block bound to a pool. `crc32` is what the sender computed; `intact` compares."""
+
+    identity: Identity
+    block: Block
+    crc32: int
+
+    @classmethod
+    def bind(cls, block: Block, identity: Identity) -> Chunk:
+        """Give `block` its identity."""
+        return cls(identity, block, zlib.crc32(block.data))
+
+    @property
+    def intact(self) -> bool:
+        """Whether the data matches its CRC-32."""
+        return zlib.crc32(self.block.data) == self.crc32
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A chunk without data: it shows that a collector is alive."""
+
+    identity: Identity
+    capture_end_ns: int

@@ -1,0 +1,189 @@
+"""Settings: a frozen tree, read once, complete or refused.
+
+Idea: a program's settings are one model. Values come, strongest first, from the command line, the
+environment, a `.env` file, a YAML file and the model's defaults; names that nobody knows are
+mistakes, and every mistake is reported in one go, by setting name and without its value. The
+environment is an argument, so that nothing ambient changes a test.
+
+Checks that concern two settings are field validators of the later one (they see the earlier ones in
+`info.data`), because validators of the whole model would only run once all fields are right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import ipaddress
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from dotenv import dotenv_values
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from qrng_grpc.errors import ConfigError
+
+NESTING = "__"
+
+
+class Settings(BaseSettings):
+    """A settings tree. Subclasses add fields; `load` fills them."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, env_nested_delimiter=NESTING, validate_default=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing ambient: `load` passes every layer in."""
+        return (init_settings,)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class _Environment(EnvSettingsSource):
+    """pydantic-settings' reading of an environment, on a mapping of ours."""
+
+    def __init__(self, model: type[Settings], prefix: str, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(model, case_sensitive=False, env_prefix=prefix)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+
+def load(
+    model: type[S],
+    *,
+    prefix: str,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, str] | None = None,
+    env_files: Sequence[Path] = (),
+    yaml_file: Path | None = None,
+) -> S:
+    """Read settings from all layers.
+
+    `overrides` come from the command line; their names are those of the environment without
+    `prefix`, in either case, nested with `__`. Of several `env_files` the later wins. Names that do
+    not start with `prefix` are not ours and are left alone.
+
+    Raises ConfigError with every mistake found.
+    """
+    mistakes: list[str] = []
+    dotenv = _read_env_files(env_files, mistakes)
+    flags = {prefix + name.upper(): value for name, value in (overrides or {}).items()}
+    merged = {**dotenv, **environ, **flags}
+    ours = {name: value for name, value in merged.items() if name.upper().startswith(prefix)}
+    mistakes += _unknown_names(model, prefix, ours)
+    values = _read_yaml(yaml_file, mistakes)
+    try:
+        _overlay(values, _Environment(model, prefix, ours)())
+    except SettingsError as error:
+        mistakes.append(str(error).split(" from source")[0])
+    try:
+        settings = model(**values)
+    except ValidationError as error:
+        raise ConfigError(mistakes + [_describe(e) for e in error.errors()]) from None
+    if mistakes:
+        raise ConfigError(mistakes)
+    return settings
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError when `address` is neither."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("expected HOST:PORT with a port from 0 to 65535")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError("an IPv6 host goes into brackets, as in [::1]:50051")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether `HOST:PORT` never leaves this machine. A host name other than localhost counts as leaving."""
+    host, _ = host_and_port(address)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_env_files(paths: Sequence[Path], mistakes: list[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
+            continue
+        read = dotenv_values(stream=io.StringIO(text), interpolate=False)
+        values |= {name: value for name, value in read.items() if value is not None}
+    return values
+
+
+def _read_yaml(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
+        return {}
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        mistakes.append(f"{path}: not YAML" + (f", line {where.line + 1}" if where else ""))
+        return {}
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        mistakes.append(f"{path}: expected a mapping of setting names to values")
+        return {}
+    return content
+
+
+def _unknown_names(model: type[Settings], prefix: str, names: Mapping[str, str]) -> list[str]:
+    fields = list(model.model_fields)
+    mistakes = []
+    for name in names:
+        field = name[len(prefix) :].lower().split(NESTING)[0]
+        if field not in fields:
+            close = difflib.get_close_matches(field, fields, n=1)
+            hint = f"; did you mean {prefix}{close[0].upper()}?" if close else ""
+            mistakes.append(f"{name}: there is no such setting{hint}")
+    return mistakes
+
+
+def _overlay(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
+    for key, value in stronger.items():
+        below = values.get(key)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            _overlay(below, value)
+        else:
+            values[key] = value
+
+
+def _describe(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "missing":
+        return f"{name}: required"
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"

@@ -1,0 +1,64 @@
+"""What bytes are: class of source, processing, custody, verdict of the health tests.
+
+Idea: labels only ever get weaker. Combining bytes takes the weakest class, MIXED if any was mixed,
+REMOTE if any was remote, UNTESTED if any was untested, so that no reply is better labelled than its
+worst byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+
+class SourceClass(Enum):
+    """The kind of process that produced bytes. Compared by `at_least`, never by value."""
+
+    QUANTUM = "quantum"
+    HARDWARE = "hardware"
+    OPERATING_SYSTEM = "operating_system"
+    SIMULATED = "simulated"
+
+    def at_least(self, least: SourceClass) -> bool:
+        """Say whether this class is `least` or better."""
+        return _RANK[self] <= _RANK[least]
+
+    @property
+    def rank(self) -> int:
+        """Place in the table, 0 the best."""
+        return _RANK[self]
+
+
+BEST_FIRST = (SourceClass.QUANTUM, SourceClass.HARDWARE, SourceClass.OPERATING_SYSTEM, SourceClass.SIMULATED)
+_RANK = {source_class: rank for rank, source_class in enumerate(BEST_FIRST)}
+
+
+class Processing(Enum):
+    """What happened to bytes between the source and the chunk."""
+
+    NONE = "none"
+    MIXED = "mixed"
+
+
+class Custody(Enum):
+    """Whether a third party could have seen the bytes before the collector did."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+
+
+class HealthVerdict(Enum):
+    """What output monitoring says of bytes."""
+
+    UNTESTED = "untested"
+    PASSED = "passed"
+
+
+def weakest_class(classes: Iterable[SourceClass]) -> SourceClass:
+    """Return the weakest of `classes`. Raises ValueError when there is none."""
+    return max(classes, key=_RANK.__getitem__)
+
+
+def strictest_class(classes: Iterable[SourceClass]) -> SourceClass:
+    """Return the best of `classes`. Raises ValueError when there is none."""
+    return min(classes, key=_RANK.__getitem__)

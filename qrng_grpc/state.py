@@ -1,0 +1,100 @@
+"""What a program must remember across restarts, and may not get wrong.
+
+Idea: a state directory belongs to one process at a time (a lock says so) and to its owner alone
+(mode 0700). A record in it is a few numbers in 128 bytes, less than a disk's sector, overwritten in
+place and synced: after a crash it holds the old numbers or the new ones. A checksum tells damage
+from both, and damaged state refuses to start, since guessing could let a replay in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qrng_grpc.errors import StateError
+
+_RECORD_BYTES = 128
+_MAGIC = "qrng-state-1"
+
+
+@contextmanager
+def state_directory(path: Path) -> Iterator[Path]:
+    """Hold `path` as this process's own, made if it does not exist (mode 0700).
+
+    Raises StateError when another process holds it, or when others may write to it.
+    """
+    try:
+        path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        if path.stat().st_mode & 0o022:
+            raise StateError(f"state directory {path} is writable by others; chmod 700 it")
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"state directory {path} cannot be used ({type(error).__name__})") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield path
+    except BlockingIOError:
+        raise StateError(f"state directory {path} is held by another process") from None
+    finally:
+        os.close(lock)
+
+
+class NumbersFile:
+    """A few numbers that survive a crash: all old or all new."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path = path
+        self._count = count
+
+    def read(self) -> tuple[int, ...] | None:
+        """Return the numbers, or None when none were ever written. Raises StateError when the file is damaged."""
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StateError(f"{self._path} cannot be read ({type(error).__name__})") from None
+        words = raw.decode("ascii", "replace").split()
+        numbers = tuple(int(word) for word in words[1:-1] if word.isdecimal())
+        if raw != self._record(numbers) or len(numbers) != self._count:
+            raise StateError(f"{self._path} is damaged; see docs/operations.md before you delete it")
+        return numbers
+
+    def write(self, *numbers: int) -> None:
+        """Make `numbers` durable before returning. Raises OSError when that fails."""
+        record = self._record(numbers)
+        if self._path.exists():
+            _write_synced(self._path, record)
+            return
+        # A file that is born must be born whole, or a crash would leave an empty one behind.
+        newborn = self._path.with_suffix(".new")
+        _write_synced(newborn, record)
+        newborn.replace(self._path)
+        _sync_directory(self._path.parent)
+
+    @staticmethod
+    def _record(numbers: tuple[int, ...]) -> bytes:
+        text = " ".join((_MAGIC, *map(str, numbers)))
+        return f"{text} {zlib.crc32(text.encode()):08x}".ljust(_RECORD_BYTES - 1).encode() + b"\n"
+
+
+def _write_synced(path: Path, record: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.pwrite(descriptor, record, 0) != len(record):
+            raise OSError("short write")
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
