@@ -91,6 +91,11 @@ class KeyRing:
         """The best classes of all records."""
         return frozenset(record.best_class for record in self._records.values())
 
+    @property
+    def collector_ids(self) -> frozenset[str]:
+        """The collectors that any record belongs to."""
+        return frozenset(record.collector_id for record in self._records.values())
+
     def verified_by(self, key_id: str, chunk: bytes, signature: bytes, now_ns: int) -> KeyRecord:
         """Return the record whose signature `chunk` carries.
 

@@ -1,0 +1,161 @@
+"""A lane: the pool's bytes of one class and processing, in the order they were captured.
+
+Idea: every chunk lies in a buffer of its own and is read from its front, so nothing is ever sliced
+off a growing buffer and no small rest keeps a large packet alive. Taking bytes copies them once, into
+the reply, and overwrites them in the lane. The order by capture start makes every question about age
+("what has expired", "what is young enough") a binary search, whichever collector was late.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
+
+FOREVER_NS = 2**63 - 1
+
+_ZEROS = memoryview(bytes(MAX_CHUNK_BYTES))
+_CAPTURE_START = attrgetter("capture_start_ns")
+_COMPACT_FROM = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where bytes come from: what their source says of them, and who vouched for it."""
+
+    label: BlockLabel
+    collector_id: str
+    device_id: str
+    """The label's device ids, joined by commas."""
+
+
+class Stored:
+    """One chunk in a lane. `read` hands out its bytes from the front and overwrites them."""
+
+    __slots__ = ("_buffer", "_offset", "capture_end_ns", "capture_start_ns", "origin")
+
+    def __init__(self, block: Block, origin: Origin) -> None:
+        self._buffer = bytearray(block.data)
+        self._offset = 0
+        self.capture_start_ns = block.capture_start_ns
+        self.capture_end_ns = block.capture_end_ns
+        self.origin = origin
+
+    def __len__(self) -> int:
+        return len(self._buffer) - self._offset
+
+    def front(self, n: int) -> memoryview:
+        """Return a view of the first `n` bytes, at most all of them. To be copied, then passed to `wipe_front`."""
+        return memoryview(self._buffer)[self._offset : self._offset + n]
+
+    def wipe_front(self, view: memoryview) -> None:
+        """Overwrite a view that `front` returned, and move past it."""
+        n = len(view)
+        view[:] = _ZEROS[:n]
+        view.release()
+        self._offset += n
+        if self._offset == len(self._buffer):
+            self._buffer, self._offset = bytearray(), 0
+
+
+class Lane:
+    """Chunks of one class and processing, oldest capture first. `level` is their bytes."""
+
+    def __init__(self) -> None:
+        self.level = 0
+        # Chunks before _head are used up: empty shells, removed in bulk so that taking stays cheap.
+        self._chunks: list[Stored] = []
+        self._head = 0
+
+    def __len__(self) -> int:
+        return len(self._chunks) - self._head
+
+    def __iter__(self) -> Iterator[Stored]:
+        return iter(self._chunks[self._head :])
+
+    @property
+    def oldest_capture_start_ns(self) -> int | None:
+        """Capture start of the oldest chunk, None when the lane is empty."""
+        return self._chunks[self._head].capture_start_ns if len(self) else None
+
+    def insert(self, chunk: Stored) -> None:
+        """Put `chunk` at its place in time."""
+        if not len(self) or self._chunks[-1].capture_start_ns <= chunk.capture_start_ns:
+            self._chunks.append(chunk)
+        else:
+            insort_right(self._chunks, chunk, lo=self._head, key=_CAPTURE_START)
+        self.level += len(chunk)
+
+    def available(self, n: int, from_ns: int, before_ns: int) -> int:
+        """Return how many bytes were captured in [from_ns, before_ns), counting no further than `n`."""
+        if from_ns <= 0 and before_ns == FOREVER_NS:
+            return min(n, self.level)
+        total = 0
+        for index in range(self._index(from_ns), len(self._chunks)):
+            chunk = self._chunks[index]
+            if total >= n or chunk.capture_start_ns >= before_ns:
+                break
+            total += len(chunk)
+        return min(n, total)
+
+    def take(self, n: int, from_ns: int) -> tuple[list[Stored], bytes]:
+        """Take the `n` oldest bytes captured at `from_ns` or later.
+
+        Returns the chunks they came from, and the bytes: one copy, after which the lane's own are
+        overwritten. The caller has made sure that they are there.
+        """
+        first = last = self._index(from_ns)
+        used, views = [], []
+        left = n
+        while left:
+            chunk = self._chunks[last]
+            view = chunk.front(left)
+            used.append(chunk)
+            views.append(view)
+            left -= len(view)
+            last += 1
+        data = b"".join(views)
+        for chunk, view in zip(used, views, strict=True):
+            chunk.wipe_front(view)
+        self.level -= n
+        self._remove(first, last if not len(used[-1]) else last - 1)
+        return used, data
+
+    def expire(self, before_ns: int) -> int:
+        """Destroy chunks captured before `before_ns`. Returns their bytes."""
+        oldest = self.oldest_capture_start_ns
+        if oldest is None or oldest >= before_ns:
+            return 0
+        return self._destroy(self._index(before_ns))
+
+    def drop_oldest(self) -> int:
+        """Destroy the oldest chunk. Returns its bytes, 0 when there is none."""
+        return self._destroy(self._head + 1) if len(self) else 0
+
+    def wipe(self) -> int:
+        """Destroy everything. Returns the bytes."""
+        return self._destroy(len(self._chunks))
+
+    def _index(self, from_ns: int) -> int:
+        return self._head if from_ns <= 0 else bisect_left(self._chunks, from_ns, lo=self._head, key=_CAPTURE_START)
+
+    def _destroy(self, end: int) -> int:
+        destroyed = 0
+        for chunk in self._chunks[self._head : end]:
+            destroyed += len(chunk)
+            chunk.wipe_front(chunk.front(len(chunk)))
+        self.level -= destroyed
+        self._remove(self._head, end)
+        return destroyed
+
+    def _remove(self, first: int, end: int) -> None:
+        if first > self._head:
+            del self._chunks[first:end]
+            return
+        self._head = end
+        if self._head >= _COMPACT_FROM and self._head * 2 >= len(self._chunks):
+            del self._chunks[: self._head]
+            self._head = 0

@@ -1,0 +1,407 @@
+"""The pool: verified bytes waiting to be claimed, each by one client.
+
+Idea: `claim` is the only way bytes leave, all or nothing. There is one lane per class and processing,
+so weaker bytes never dilute better ones; a claim takes from the weakest lane that satisfies it, so
+better bytes are left for those who need them. Whoever cannot be served at once stands in one line, in
+order; a newcomer passes it only where nobody ahead could use the bytes.
+
+Everything is bounded: bytes, chunks (each counts as at least 1 KiB, so that a flood of tiny chunks
+cannot fill memory with book-keeping), waiters and waiting time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+from typing import Literal, TypeVar
+
+from qrng_gateway.lane import FOREVER_NS, Lane, Origin, Stored
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
+from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
+from qrng_grpc.labels import BEST_FIRST, Custody, HealthVerdict, Processing, SourceClass, weakest_class
+
+L = TypeVar("L")
+Overflow = Literal["drop_oldest", "backpressure"]
+
+RETRY_HINT_S = 1.0
+_LEAST_CHARGE = 1024
+_MAX_NAMES = 16
+_SHARED_ORIGINS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimSpec:
+    """What a client demands of its bytes. Ages in seconds since capture start; times in nanoseconds of Unix time."""
+
+    least_class: SourceClass
+    processing: Processing | None = None
+    max_age_s: float | None = None
+    captured_after_ns: int | None = None
+    span_lanes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyLabel:
+    """What claimed bytes are: the weakest of all that is known of any of them."""
+
+    device_id: str
+    collector_id: str
+    source_class: SourceClass
+    processing: Processing
+    custody: Custody
+    health_verdict: HealthVerdict
+    generation_ns: int
+    """Capture end of the oldest byte."""
+    capture_start_ns: int
+    capture_end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Bytes that left the pool for one client."""
+
+    data: bytes = field(repr=False)
+    label: ReplyLabel
+
+
+@dataclass(slots=True)
+class PoolCounters:
+    """Where bytes went since start. stored = served + pooled + expired + overflow + purged + dropped."""
+
+    stored: int = 0
+    served: int = 0
+    claims: int = 0
+    expired: int = 0
+    overflow: int = 0
+    purged: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLevel:
+    """One lane as status shows it."""
+
+    source_class: SourceClass
+    processing: Processing
+    level: int
+    oldest_capture_start_ns: int
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """A claim in line. Its future holds what it was granted, or why not."""
+
+    n: int
+    spec: ClaimSpec
+    granted: asyncio.Future[Claimed]
+
+
+class Pool:
+    """Bytes in memory, for one process.
+
+    `capacity` in bytes, at least 1 MiB; `ttl_s`, the age limit in seconds; `best_class`, the best any
+    key may claim, beyond which waiting is useless; `max_waiting`, claims in line.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        ttl_s: float,
+        overflow: Overflow,
+        best_class: SourceClass,
+        max_waiting: int = 1024,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if capacity < MAX_CHUNK_BYTES:
+            raise ValueError("a pool holds at least the largest chunk")
+        self.capacity = capacity
+        self.counters = PoolCounters()
+        self._max_chunks = capacity // _LEAST_CHARGE
+        self._ttl_ns = int(ttl_s * NS_PER_S)
+        self._overflow = overflow
+        self._best_class = best_class
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._draining = False
+        self._reserved_bytes = self._reserved_chunks = 0
+        self._line: dict[_Waiter, None] = {}
+        # Weakest first, which is the order claims try them in; MIXED before NONE.
+        self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), (Processing.MIXED, Processing.NONE))}
+        self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
+
+    @property
+    def level(self) -> int:
+        """Bytes in the pool, expired ones included until they are met."""
+        return sum(lane.level for lane in self._lanes.values())
+
+    @property
+    def waiting(self) -> int:
+        """Claims in line."""
+        return len(self._line)
+
+    def lanes(self) -> list[LaneLevel]:
+        """Return the lanes that hold bytes, weakest first."""
+        return [
+            LaneLevel(*key, lane.level, oldest)
+            for key, lane in self._lanes.items()
+            if (oldest := lane.oldest_capture_start_ns) is not None
+        ]
+
+    # Bytes in
+
+    def reserve(self, block: Block) -> bool:
+        """Set room aside for `block`, destroying what it may displace; False when there is none.
+
+        It displaces weaker classes first, oldest first, and then, under `drop_oldest`, the oldest of
+        its own class; never a better one, and nothing at all when that would not suffice.
+        """
+        self.expire()
+        displaceable = [lane for (cls, _), lane in self._lanes.items() if self._may_displace(block, cls)]
+        bytes_over, chunks_over = self._excess(len(block))
+        if bytes_over > sum(lane.level for lane in displaceable) or chunks_over > sum(map(len, displaceable)):
+            return False
+        for lane in displaceable:
+            while len(lane) and max(self._excess(len(block))) > 0:
+                self.counters.overflow += lane.drop_oldest()
+        self._reserved_bytes += len(block)
+        self._reserved_chunks += 1
+        return True
+
+    def release(self, block: Block) -> None:
+        """Give back the room that `reserve` set aside."""
+        self._reserved_bytes -= len(block)
+        self._reserved_chunks -= 1
+
+    def store(self, block: Block, collector_id: str) -> None:
+        """Put `block` into the room reserved for it, and serve whoever waits for it."""
+        self.release(block)
+        label = block.label
+        lane = self._lanes[label.source_class, label.processing]
+        lane.insert(Stored(block, _shared_origin(label, collector_id)))
+        self.counters.stored += len(block)
+        self._serve_line()
+
+    def refuse_overflow(self, block: Block) -> None:
+        """Count `block` as stored and at once displaced by what is better."""
+        self.counters.stored += len(block)
+        self.counters.overflow += len(block)
+
+    @property
+    def presses_back(self) -> bool:
+        """Whether a full pool holds chunks at their collector rather than destroy some."""
+        return self._overflow == "backpressure"
+
+    # Bytes out
+
+    async def claim(self, n: int, spec: ClaimSpec, client: str, patience_s: float) -> Claimed:
+        """Take `n` bytes for `client`, irrevocably, waiting in line at most `patience_s` seconds.
+
+        Raises WeakerSourceError or InvalidRequestError at once when no waiting could help,
+        PoolShortError when the bytes did not come in time, LimitError when the line is full,
+        DrainingError when the gateway ends. Cancelled, it leaves the line and takes nothing.
+        """
+        if self._draining:
+            raise DrainingError("the gateway is ending; reconnect")
+        if not self._best_class.at_least(spec.least_class):
+            raise WeakerSourceError("every source of this gateway is weaker than the least class asked for")
+        if n > self.capacity:
+            raise InvalidRequestError("more bytes than the pool can hold", field="bytes_needed")
+        claimed = self._attempt(n, spec, self._promised(spec) if self._line else {})
+        return claimed or await self._wait(n, spec, patience_s)
+
+    async def _wait(self, n: int, spec: ClaimSpec, patience_s: float) -> Claimed:
+        if patience_s <= 0:
+            raise _short()
+        if len(self._line) >= self._max_waiting:
+            raise LimitError("too many claims are waiting", retry_after_s=RETRY_HINT_S)
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(n, spec, loop.create_future())
+        self._line[waiter] = None
+        bell = loop.call_later(patience_s, _refuse, waiter, _short())
+        try:
+            return await waiter.granted
+        finally:
+            bell.cancel()
+            if waiter.granted.done() and not waiter.granted.cancelled():
+                waiter.granted.exception()  # looked at, so that asyncio does not report it as lost
+            if self._line.pop(waiter, _ABSENT) is not _ABSENT:
+                self._serve_line()
+
+    def _serve_line(self) -> None:
+        """Grant, in order, whatever can be granted; nobody gets bytes that someone ahead is waiting for."""
+        promised: dict[Lane, int] = {}
+        for waiter in list(self._line):
+            if waiter.granted.done():
+                continue
+            claimed = self._attempt(waiter.n, waiter.spec, promised)
+            if claimed is None:
+                self._promise(waiter.spec, promised)
+            else:
+                del self._line[waiter]
+                waiter.granted.set_result(claimed)
+
+    def _promised(self, spec: ClaimSpec) -> dict[Lane, int]:
+        """Return, per lane, the capture start from which bytes belong to those in line.
+
+        Stops looking once nothing is left that `spec` could take.
+        """
+        promised: dict[Lane, int] = {}
+        wanted = self._acceptable(spec.least_class, spec.processing)
+        for waiter in self._line:
+            if not waiter.granted.done():
+                self._promise(waiter.spec, promised)
+            if all(promised.get(lane, FOREVER_NS) <= 0 for lane in wanted):
+                break
+        return promised
+
+    def _promise(self, spec: ClaimSpec, promised: dict[Lane, int]) -> None:
+        from_ns = self._from_ns(spec)
+        for lane in self._acceptable(spec.least_class, spec.processing):
+            promised[lane] = min(from_ns, promised.get(lane, FOREVER_NS))
+
+    def _attempt(self, n: int, spec: ClaimSpec, promised: dict[Lane, int]) -> Claimed | None:
+        """Take `n` bytes now, or nothing. `promised` bounds each lane from above."""
+        lanes = self._acceptable(spec.least_class, spec.processing)
+        from_ns = self._from_ns(spec)
+        expired_ns = self._clock.now_ns() - self._ttl_ns
+        total = 0
+        shares = []
+        for lane in lanes:
+            self.counters.expired += lane.expire(expired_ns)
+            share = lane.available(n - total, from_ns, promised.get(lane, FOREVER_NS))
+            if share == n:
+                return self._take([(lane, n)], from_ns)
+            if spec.span_lanes and share:
+                shares.append((lane, share))
+                total += share
+                if total == n:
+                    return self._take(shares, from_ns)
+        return None
+
+    def _take(self, shares: list[tuple[Lane, int]], from_ns: int) -> Claimed:
+        used: list[Stored] = []
+        parts = []
+        for lane, share in shares:
+            chunks, data = lane.take(share, from_ns)
+            used += chunks
+            parts.append(data)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.counters.served += len(data)
+        self.counters.claims += 1
+        return Claimed(data, _label(used))
+
+    def _from_ns(self, spec: ClaimSpec) -> int:
+        """Return the earliest capture start that `spec` accepts."""
+        from_ns = 0 if spec.captured_after_ns is None else spec.captured_after_ns + 1
+        if spec.max_age_s is None:
+            return from_ns
+        return max(from_ns, self._clock.now_ns() - int(spec.max_age_s * NS_PER_S))
+
+    # Ends
+
+    def expire(self) -> None:
+        """Destroy what has passed the age limit."""
+        before_ns = self._clock.now_ns() - self._ttl_ns
+        for lane in self._lanes.values():
+            self.counters.expired += lane.expire(before_ns)
+
+    def drain(self) -> None:
+        """Refuse every claim from now on, those in line included."""
+        self._draining = True
+        for waiter in self._line:
+            _refuse(waiter, DrainingError("the gateway is ending; reconnect"))
+
+    def wipe(self) -> None:
+        """Overwrite everything that is left, and count it as dropped."""
+        for lane in self._lanes.values():
+            self.counters.dropped += lane.wipe()
+
+    # Arithmetic
+
+    def _excess(self, n: int) -> tuple[int, int]:
+        """Return by how many bytes and chunks the pool would be over, with `n` bytes more in one chunk."""
+        chunks = sum(map(len, self._lanes.values()))
+        return (
+            self.level + self._reserved_bytes + n - self.capacity,
+            chunks + self._reserved_chunks + 1 - self._max_chunks,
+        )
+
+    def _may_displace(self, block: Block, source_class: SourceClass) -> bool:
+        newcomer = block.label.source_class
+        if source_class is newcomer:
+            return self._overflow == "drop_oldest"
+        return newcomer.at_least(source_class)
+
+    def _find_acceptable(self, least_class: SourceClass, processing: Processing | None) -> tuple[Lane, ...]:
+        return tuple(
+            lane
+            for (source_class, lane_processing), lane in self._lanes.items()
+            if source_class.at_least(least_class) and processing in (None, lane_processing)
+        )
+
+
+_ABSENT = object()
+
+
+def _short() -> PoolShortError:
+    return PoolShortError("the pool did not hold enough bytes in time", retry_after_s=RETRY_HINT_S)
+
+
+def _refuse(waiter: _Waiter, error: Exception) -> None:
+    if not waiter.granted.done():
+        waiter.granted.set_exception(error)
+
+
+@lru_cache(maxsize=_SHARED_ORIGINS)
+def _shared_origin(label: BlockLabel, collector_id: str) -> Origin:
+    """Return one object for equal origins, so that a thousand chunks cost one label."""
+    return Origin(label, collector_id, ",".join(label.device_ids))
+
+
+def _label(used: list[Stored]) -> ReplyLabel:
+    first = used[0]
+    if len(used) == 1:
+        label = first.origin.label
+        return ReplyLabel(
+            first.origin.device_id,
+            first.origin.collector_id,
+            label.source_class,
+            label.processing,
+            label.custody,
+            label.health_verdict,
+            first.capture_end_ns,
+            first.capture_start_ns,
+            first.capture_end_ns,
+        )
+    return _merged_label(used)
+
+
+def _merged_label(used: list[Stored]) -> ReplyLabel:
+    oldest = min(used, key=lambda chunk: chunk.capture_start_ns)
+    origins = list({id(chunk.origin): chunk.origin for chunk in used}.values())
+    labels = [origin.label for origin in origins]
+    return ReplyLabel(
+        device_id=_names(name for label in labels for name in label.device_ids),
+        collector_id=_names(origin.collector_id for origin in origins),
+        source_class=weakest_class(label.source_class for label in labels),
+        processing=_worst(Processing.MIXED, (label.processing for label in labels), Processing.NONE),
+        custody=_worst(Custody.REMOTE, (label.custody for label in labels), Custody.LOCAL),
+        health_verdict=_worst(HealthVerdict.UNTESTED, (label.health_verdict for label in labels), HealthVerdict.PASSED),
+        generation_ns=oldest.capture_end_ns,
+        capture_start_ns=oldest.capture_start_ns,
+        capture_end_ns=max(chunk.capture_end_ns for chunk in used),
+    )
+
+
+def _worst(worst: L, labels: Iterable[L], best: L) -> L:
+    return worst if worst in labels else best
+
+
+def _names(names: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(names))
+    return ",".join(distinct if len(distinct) <= _MAX_NAMES else [*distinct[:_MAX_NAMES], "..."])
