@@ -14,19 +14,19 @@ from __future__ import annotations
 import difflib
 import io
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from dotenv import dotenv_values
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from qrng_grpc.errors import ConfigError
@@ -67,6 +67,13 @@ class _Environment(EnvSettingsSource):
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {name.lower(): value for name, value in self._environ.items()}
 
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Read JSON. What is none goes to validation as it is, which refuses it with its setting's name."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
 
 def load(
     model: type[S],
@@ -87,19 +94,18 @@ def load(
     """
     mistakes: list[str] = []
     dotenv = _read_env_files(env_files, mistakes)
-    flags = {prefix + name.upper(): value for name, value in (overrides or {}).items()}
-    merged = {**dotenv, **environ, **flags}
-    ours = {name: value for name, value in merged.items() if name.upper().startswith(prefix)}
-    mistakes += _unknown_names(model, prefix, ours)
+    flags = {prefix + name: value for name, value in (overrides or {}).items()}
+    # In upper case before they are merged, or a weaker layer could win by another spelling.
+    merged = {name.upper(): value for layer in (dotenv, environ, flags) for name, value in layer.items()}
+    ours = {name: value for name, value in merged.items() if name.startswith(prefix)}
     values = _read_yaml(yaml_file, mistakes)
-    try:
-        _overlay(values, _Environment(model, prefix, ours)())
-    except SettingsError as error:
-        mistakes.append(str(error).split(" from source")[0])
+    read = _Environment(model, prefix, ours)()
+    mistakes += _unknown_names(model, prefix, ours, read)
+    _overlay(values, read)
     try:
         settings = model(**values)
     except ValidationError as error:
-        raise ConfigError(mistakes + [_describe(e) for e in error.errors()]) from None
+        raise ConfigError(mistakes + [_describe(e, model) for e in error.errors()]) from None
     if mistakes:
         raise ConfigError(mistakes)
     return settings
@@ -110,9 +116,18 @@ def host_and_port(address: str) -> tuple[str, int]:
     host, separator, port = address.rpartition(":")
     if not separator or not host or not port.isdecimal() or int(port) > 65_535:
         raise ValueError("expected HOST:PORT with a port from 0 to 65535")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError("an IPv6 host goes into brackets, as in [::1]:50051")
-    return host.strip("[]"), int(port)
+    if set("[]:") & set(host):
+        return _bracketed(host), int(port)
+    return host, int(port)
+
+
+def _bracketed(host: str) -> str:
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return str(ipaddress.IPv6Address(host[1:-1]))
+    except ValueError:
+        pass
+    raise ValueError("an IPv6 host goes into brackets, and nothing else does, as in [::1]:50051")
 
 
 def is_loopback(address: str) -> bool:
@@ -147,7 +162,7 @@ def _read_yaml(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
         return {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         where = getattr(error, "problem_mark", None)
         mistakes.append(f"{path}: not YAML" + (f", line {where.line + 1}" if where else ""))
         return {}
@@ -159,16 +174,27 @@ def _read_yaml(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     return content
 
 
-def _unknown_names(model: type[Settings], prefix: str, names: Mapping[str, str]) -> list[str]:
-    fields = list(model.model_fields)
+def _unknown_names(model: type[Settings], prefix: str, names: Iterable[str], read: Mapping[str, Any]) -> list[str]:
+    """Return a mistake for each name that stands for nothing, given what was `read` of all of them.
+
+    Names inside a tree are left to its own validation; a name below a setting that is no tree was not read at all.
+    """
     mistakes = []
     for name in names:
-        field = name[len(prefix) :].lower().split(NESTING)[0]
-        if field not in fields:
-            close = difflib.get_close_matches(field, fields, n=1)
-            hint = f"; did you mean {prefix}{close[0].upper()}?" if close else ""
-            mistakes.append(f"{name}: there is no such setting{hint}")
+        field, *inside = name[len(prefix) :].lower().split(NESTING)
+        if field not in model.model_fields:
+            mistakes.append(f"{name}: there is no such setting{_hint(field, model, prefix)}")
+        elif inside and not isinstance(read.get(field), Mapping):
+            mistakes.append(f"{name}: there is no such setting; {prefix}{field.upper()} has nothing below it")
     return mistakes
+
+
+def _hint(name: str, model: type[Settings], prefix: str | None) -> str:
+    """Return a clause with the nearest setting there is, spelt as in the environment when there is a `prefix`."""
+    close = difflib.get_close_matches(name.lower(), model.model_fields, n=1)
+    if not close:
+        return ""
+    return f"; did you mean {close[0] if prefix is None else prefix + close[0].upper()}?"
 
 
 def _overlay(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
@@ -180,10 +206,10 @@ def _overlay(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
             values[key] = value
 
 
-def _describe(error: Any) -> str:
+def _describe(error: Any, model: type[Settings]) -> str:
     name = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "missing":
         return f"{name}: required"
     if error["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
+        return f"{name}: there is no such setting{_hint(name, model, None)}"
     return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"

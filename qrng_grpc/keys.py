@@ -81,10 +81,13 @@ class KeyRecord:
 
 
 class KeyRing:
-    """Key records by id."""
+    """Key records by id. Raises ValueError when two share one: either would hide the other."""
 
     def __init__(self, records: Iterable[KeyRecord]) -> None:
-        self._records = {record.key_id: record for record in records}
+        listed = list(records)
+        self._records = {record.key_id: record for record in listed}
+        if len(self._records) != len(listed):
+            raise ValueError("two key records share an id")
 
     @property
     def classes(self) -> frozenset[SourceClass]:

@@ -35,16 +35,23 @@ def state_directory(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise StateError(f"state directory {path} cannot be used ({type(error).__name__})") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _seize(lock, path)
         yield path
-    except BlockingIOError:
-        raise StateError(f"state directory {path} is held by another process") from None
     finally:
         os.close(lock)
 
 
+def _seize(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StateError(f"state directory {path} is held by another process") from None
+    except OSError as error:
+        raise StateError(f"state directory {path} cannot be locked ({type(error).__name__})") from None
+
+
 class NumbersFile:
-    """A few numbers that survive a crash: all old or all new."""
+    """A few numbers, 0 or more each, that survive a crash: all old or all new."""
 
     def __init__(self, path: Path, count: int) -> None:
         self._path = path
@@ -58,20 +65,26 @@ class NumbersFile:
             return None
         except OSError as error:
             raise StateError(f"{self._path} cannot be read ({type(error).__name__})") from None
-        words = raw.decode("ascii", "replace").split()
+        words = raw[:_RECORD_BYTES].decode("ascii", "replace").split()
         numbers = tuple(int(word) for word in words[1:-1] if word.isdecimal())
         if raw != self._record(numbers) or len(numbers) != self._count:
             raise StateError(f"{self._path} is damaged; see docs/operations.md before you delete it")
         return numbers
 
     def write(self, *numbers: int) -> None:
-        """Make `numbers` durable before returning. Raises OSError when that fails."""
+        """Make `numbers` durable before returning.
+
+        Raises OSError when that fails, ValueError for numbers that `read` would not give back.
+        """
         record = self._record(numbers)
+        if len(numbers) != self._count or min(numbers) < 0 or len(record) != _RECORD_BYTES:
+            raise ValueError(f"expected {self._count} numbers, 0 or more, that fit into {_RECORD_BYTES} bytes")
         if self._path.exists():
             _write_synced(self._path, record)
             return
         # A file that is born must be born whole, or a crash would leave an empty one behind.
-        newborn = self._path.with_suffix(".new")
+        # No id holds a tilde, so the name cannot be that of a record.
+        newborn = self._path.with_name(self._path.name + "~")
         _write_synced(newborn, record)
         newborn.replace(self._path)
         _sync_directory(self._path.parent)

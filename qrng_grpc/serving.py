@@ -1,0 +1,100 @@
+"""What our gRPC servers have in common: options, a context manager, signals, the event loop.
+
+Idea: a server is a context manager. Entering it binds and starts, leaving it stops with grace; who
+serves what is decided before, and everybody who should know that the end has come is told before it
+is left. Several servers share one `Grace`, so that the end takes as long as one of them at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+
+from qrng_grpc.errors import ConfigError
+
+MAX_METADATA_BYTES = 16_384
+_PING_INTERVAL_MS = 10_000
+
+
+class Grace:
+    """How long running calls may still take. The time runs from `begin`."""
+
+    def __init__(self, total_s: float) -> None:
+        self._total_s = total_s
+        self._end_s: float | None = None
+
+    def begin(self) -> None:
+        """Let the time run, if it does not yet."""
+        if self._end_s is None:
+            self._end_s = time.monotonic() + self._total_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left; all of them before `begin`, 0 when they have passed."""
+        return self._total_s if self._end_s is None else max(0.0, self._end_s - time.monotonic())
+
+
+def new_server(*, max_message_bytes: int, max_streams: int, max_calls: int) -> grpc.aio.Server:
+    """Make a server that reads messages of at most `max_message_bytes`.
+
+    `max_streams` bounds the calls of one connection, `max_calls` those of all together. Clients may
+    ping every 10 s, also without calls: those in the field do, every 30 s.
+    """
+    options = (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", max_streams),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),
+    )
+    return grpc.aio.server(options=options, maximum_concurrent_rpcs=max_calls)
+
+
+@asynccontextmanager
+async def serving_grpc(server: grpc.aio.Server, address: str, grace: Grace) -> AsyncIterator[str]:
+    """Serve at `address` (HOST:PORT, port 0 for a free one); yields HOST:PORT with the real port.
+
+    Leaving, it lets running calls finish while `grace` lasts and then ends them. Raises ConfigError
+    when it cannot listen there.
+    """
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise ConfigError([f"{address}: cannot listen there; is it in use?"]) from None
+    await server.start()
+    try:
+        yield f"{address.rpartition(':')[0]}:{port}"
+    finally:
+        await server.stop(grace.left_s)
+
+
+def stop_event_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set, for as long as the running loop lives."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def run_to_end(program: Coroutine[Any, Any, None]) -> None:
+    """Run `program` in an event loop of its own: uvloop's where that is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(program)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop  # noqa: PLC0415 - where installed
+
+    return uvloop.new_event_loop

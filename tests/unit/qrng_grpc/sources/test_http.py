@@ -1,0 +1,125 @@
+"""What the HTTP source makes of addresses, trust settings and Retry-After, without a connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrng_grpc.labels import SourceClass
+from qrng_grpc.sources.http import HttpSource, appliance_url, retry_after_s
+
+NOW_NS = 1_735_689_600 * 10**9  # Wed, 01 Jan 2025 00:00:00 GMT
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://appliance.example",
+        "https://10.0.0.7:8443/",
+        "https://gate.example/quantis",
+        "http://127.0.0.1:8000",
+        "http://[::1]",
+        "http://localhost",
+    ],
+)
+def test_addresses(url: str) -> None:
+    """HTTPS to anywhere, and plain HTTP that stays on this machine."""
+    assert appliance_url(url).host
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("", "expected https"),
+        ("appliance.example", "expected https"),
+        ("ftp://appliance.example", "expected https"),
+        ("https://", "expected https|not a URL"),
+        ("https://[::1", "not a URL"),
+        ("https://host:99999999", "not a URL"),
+        ("https://user:secret@host", "user name"),
+        ("https://host?x=1", "query"),
+        ("https://host#x", "query"),
+        ("http://10.0.0.7", "loopback"),
+        ("http://appliance.example:80", "loopback"),
+    ],
+)
+def test_no_addresses(url: str, text: str) -> None:
+    """Anything else is refused, in words that do not repeat the address."""
+    with pytest.raises(ValueError, match=text) as refusal:
+        appliance_url(url)
+    assert "secret" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_plaintext_on_demand() -> None:
+    """A setting in so many words admits plain HTTP beyond loopback."""
+    assert appliance_url("http://10.0.0.7", allow_plaintext=True).scheme == "http"
+
+
+@pytest.mark.parametrize("fingerprint", ["", "00", "zz" * 32, "00" * 31, "00" * 33])
+def test_fingerprints_are_sha256(fingerprint: str) -> None:
+    """What is not 32 bytes in hexadecimal pins nothing and is refused."""
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        HttpSource("https://host", source_class=SourceClass.QUANTUM, device_id="q", fingerprint=fingerprint)
+
+
+def test_ca_file_must_be_one(tmp_path: Path) -> None:
+    """A CA bundle that is missing or holds no certificate is refused before any connection."""
+    (tmp_path / "empty.pem").write_text("nothing")
+    for name in ("gone.pem", "empty.pem"):
+        with pytest.raises(ValueError, match="CA bundle cannot be used"):
+            HttpSource("https://host", source_class=SourceClass.QUANTUM, device_id="q", ca_file=tmp_path / name)
+
+
+def test_one_kind_of_trust(tmp_path: Path) -> None:
+    """CA bundle and fingerprint together are refused: nobody could say which of them counts."""
+    with pytest.raises(ValueError, match="not both"):
+        HttpSource(
+            "https://host",
+            source_class=SourceClass.QUANTUM,
+            device_id="q",
+            ca_file=tmp_path / "x",
+            fingerprint="00" * 32,
+        )
+
+
+def test_trust_needs_tls() -> None:
+    """A fingerprint that plain HTTP would pass over is refused, lest somebody rely on it."""
+    with pytest.raises(ValueError, match="use https"):
+        HttpSource("http://127.0.0.1", source_class=SourceClass.QUANTUM, device_id="q", fingerprint="00" * 32)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        ("3600", 3600.0),
+        ("86400", 3600.0),
+        ("9" * 19, 3600.0),
+        ("Wed, 01 Jan 2025 00:00:30 GMT", 30.0),
+        ("Wed, 01 Jan 2025 00:00:30 -0000", 30.0),
+        ("Tue, 31 Dec 2024 23:00:00 GMT", 0.0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 3600.0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("٣", None),
+        ("9" * 5000, None),
+        ("Wed, 99 Jan 2025 00:00:30 GMT", None),
+    ],
+)
+def test_retry_after(header: str, seconds: float | None) -> None:
+    """Seconds and HTTP dates are read, at most an hour is believed, anything else says nothing."""
+    assert retry_after_s(header, NOW_NS) == seconds
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=255)))
+def test_any_header_is_read_or_passed_over(header: str) -> None:
+    """Whatever an appliance sends as Retry-After is between nothing and an hour, or nothing said."""
+    seconds = retry_after_s(header, NOW_NS)
+    assert seconds is None or 0 <= seconds <= 3600

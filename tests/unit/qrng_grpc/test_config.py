@@ -1,0 +1,251 @@
+"""Settings: layers, unknown names, mistakes all at once, and addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from qrng_grpc.config import Settings, host_and_port, is_loopback, load
+from qrng_grpc.errors import ConfigError
+
+PREFIX = "QRNG_TEST_"
+
+
+class Retry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    initial_s: float = Field(default=0.1, gt=0)
+    maximum_s: float = Field(default=30.0, gt=0)
+
+
+class Example(Settings):
+    port: int = Field(default=1, ge=1, le=65_535)
+    name: str = "default"
+    urls: tuple[str, ...] = ()
+    secret: SecretStr = Field(default=SecretStr("x" * 32), min_length=32)
+    retry_policy: Retry = Retry()
+
+
+class Demanding(Settings):
+    collector_id: str
+    pool_id: str
+    port: int = 1
+
+
+def mistakes_of(
+    model: type[Settings] = Example, environ: dict[str, str] | None = None, yaml_file: Path | None = None
+) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as refusal:
+        load(model, prefix=PREFIX, environ=environ or {}, yaml_file=yaml_file)
+    return refusal.value.mistakes
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_precedence_of_five_layers(tmp_path: Path) -> None:
+    """Command line over environment over `.env` over YAML over default."""
+    layers: list[dict[str, Any]] = [
+        {"yaml_file": written(tmp_path / "c.yaml", "port: 2\n")},
+        {"env_files": [written(tmp_path / ".env", f"{PREFIX}PORT=3\n")]},
+        {"environ": {f"{PREFIX}PORT": "4"}},
+        {"overrides": {"port": "5"}},
+    ]
+    arguments: dict[str, Any] = {"environ": {}}
+    assert load(Example, prefix=PREFIX, **arguments).port == 1
+    for expected, layer in enumerate(layers, start=2):
+        arguments |= layer
+        assert load(Example, prefix=PREFIX, **arguments).port == expected
+
+
+def test_later_env_file_wins(tmp_path: Path) -> None:
+    """Of several `.env` files the later is the stronger."""
+    files = [written(tmp_path / "a", f"{PREFIX}PORT=3\n{PREFIX}NAME=a"), written(tmp_path / "b", f"{PREFIX}PORT=4")]
+    settings = load(Example, prefix=PREFIX, environ={}, env_files=files)
+    assert (settings.port, settings.name) == (4, "a")
+
+
+def test_case_of_names_does_not_change_precedence(tmp_path: Path) -> None:
+    """A name in another case is the same setting, in the same layer."""
+    settings = load(
+        Example,
+        prefix=PREFIX,
+        env_files=[written(tmp_path / ".env", f"{PREFIX}PORT=3")],
+        environ={f"{PREFIX.lower()}port": "4"},
+        overrides={"PORT": "5"},
+    )
+    assert settings.port == 5
+
+
+def test_nothing_ambient_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of the process counts only when it is passed in."""
+    monkeypatch.setenv(f"{PREFIX}PORT", "9")
+    monkeypatch.setenv("PORT", "9")
+    assert load(Example, prefix=PREFIX, environ={}).port == 1
+
+
+def test_nested_names(tmp_path: Path) -> None:
+    """`__` reaches into a tree and leaves what is beside it, across layers."""
+    settings = load(
+        Example,
+        prefix=PREFIX,
+        environ={f"{PREFIX}RETRY_POLICY__MAXIMUM_S": "60"},
+        yaml_file=written(tmp_path / "c.yaml", "retry_policy: {initial_s: 2, maximum_s: 3}\n"),
+    )
+    assert settings.retry_policy == Retry(initial_s=2, maximum_s=60)
+
+
+def test_lists_in_the_environment_are_json() -> None:
+    """A list is written as JSON."""
+    assert load(Example, prefix=PREFIX, environ={f"{PREFIX}URLS": '["a", "b"]'}).urls == ("a", "b")
+
+
+def test_settings_are_frozen() -> None:
+    """Settings do not change once read."""
+    with pytest.raises(ValidationError, match="frozen"):
+        load(Example, prefix=PREFIX, environ={}).port = 3  # type: ignore[misc]
+
+
+def test_foreign_names_are_left_alone(tmp_path: Path) -> None:
+    """Names without our prefix are nobody's mistake, in the environment and in `.env`."""
+    file = written(tmp_path / ".env", "QRNG_OTHER_PORT=7\nPATH=x\n")
+    assert load(Example, prefix=PREFIX, environ={"PORT": "7", "HOME": "/"}, env_files=[file]) == Example()
+
+
+def test_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
+    """A name with our prefix that nobody knows is refused, with the nearest one that exists."""
+    assert mistakes_of(environ={f"{PREFIX}PROT": "1"}) == (
+        "QRNG_TEST_PROT: there is no such setting; did you mean QRNG_TEST_PORT?",
+    )
+    assert mistakes_of(environ={f"{PREFIX}ZZZZZZ": "1"}) == ("QRNG_TEST_ZZZZZZ: there is no such setting",)
+    assert mistakes_of(yaml_file=written(tmp_path / "c", "prot: 1")) == (
+        "prot: there is no such setting; did you mean port?",
+    )
+
+
+def test_unknown_nested_names_are_refused(tmp_path: Path) -> None:
+    """A name below a tree that is not in it, or below a setting that is no tree, is refused."""
+    (mistake,) = mistakes_of(environ={f"{PREFIX}RETRY_POLICY__INITAL_S": "1"})
+    assert "retry_policy.inital_s: there is no such setting" in mistake
+    (mistake,) = mistakes_of(environ={f"{PREFIX}PORT__NUMBER": "1"})
+    assert "QRNG_TEST_PORT__NUMBER: there is no such setting" in mistake
+    (mistake,) = mistakes_of(yaml_file=written(tmp_path / "c", "retry_policy: {inital_s: 1}"))
+    assert "retry_policy.inital_s: there is no such setting" in mistake
+
+
+def test_every_mistake_at_once(tmp_path: Path) -> None:
+    """One refusal names all mistakes of all layers."""
+    with pytest.raises(ConfigError) as refusal:
+        load(
+            Demanding,
+            prefix=PREFIX,
+            environ={f"{PREFIX}PORT": "many", f"{PREFIX}POOL": "x"},
+            env_files=[tmp_path / "missing.env"],
+            yaml_file=written(tmp_path / "c.yaml", "colector_id: x\n"),
+        )
+    told = "\n".join(refusal.value.mistakes)
+    for part in ("missing.env: cannot be read", "QRNG_TEST_POOL:", "port:", "colector_id:", "collector_id: required"):
+        assert part in told
+    assert "pool_id: required" in told
+    assert len(refusal.value.mistakes) == 6
+
+
+def test_bad_json_spoils_only_its_own_setting() -> None:
+    """A list that is not JSON is one mistake, and settings beside it are read all the same."""
+    environ = {f"{PREFIX}URLS": "[oops", f"{PREFIX}PORT": "0", f"{PREFIX}RETRY_POLICY": "{"}
+    assert sorted(mistake.split(":")[0] for mistake in mistakes_of(environ=environ)) == ["port", "retry_policy", "urls"]
+
+
+def test_secrets_are_never_in_the_text(tmp_path: Path) -> None:
+    """Neither the mistakes nor the settings themselves show what a setting holds."""
+    environ = {f"{PREFIX}SECRET": "hunter2", f"{PREFIX}PORT": "hunter2", f"{PREFIX}URLS": "[hunter2"}
+    yaml_file = written(tmp_path / "c.yaml", "retry_policy: hunter2\nname: [hunter2]\n")
+    with pytest.raises(ConfigError) as refusal:
+        load(Example, prefix=PREFIX, environ=environ, yaml_file=yaml_file)
+    assert len(refusal.value.mistakes) == 5
+    assert "hunter2" not in str(refusal.value) + repr(refusal.value)
+    assert refusal.value.__cause__ is None
+    good = load(Example, prefix=PREFIX, environ={f"{PREFIX}SECRET": "hunter2" * 8})
+    assert "hunter2" not in repr(good) + str(good)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"port: [1\n", "not YAML, line"),
+        (b"a: b: c\n", "not YAML, line 1"),
+        (b"port: \x01\n", "not YAML"),
+        (b"name: 2025-13-45\n", "not YAML"),
+        (b"- port\n", "expected a mapping"),
+        (b"just text\n", "expected a mapping"),
+        (b"1: 2\n", "expected a mapping"),
+        (b"port: !!python/object:os.system x\n", "not YAML"),
+        (b"\xff\xfe\xfa", "cannot be read"),
+    ],
+)
+def test_what_is_no_settings_file(tmp_path: Path, content: bytes, text: str) -> None:
+    """A file that is no mapping of names is one mistake, by its path."""
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    (mistake,) = mistakes_of(yaml_file=path)
+    assert mistake.startswith(f"{path}: ")
+    assert text in mistake
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "---\n"])
+def test_empty_file_sets_nothing(tmp_path: Path, content: str) -> None:
+    """A file without settings is all defaults."""
+    assert load(Example, prefix=PREFIX, environ={}, yaml_file=written(tmp_path / "c", content)) == Example()
+
+
+def test_missing_file_is_a_mistake(tmp_path: Path) -> None:
+    """A file that was named and is not there is refused."""
+    (mistake,) = mistakes_of(yaml_file=tmp_path / "gone.yaml")
+    assert mistake.endswith("gone.yaml: cannot be read (FileNotFoundError)")
+
+
+@pytest.mark.parametrize(
+    ("address", "split"),
+    [
+        ("localhost:50051", ("localhost", 50051)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:65535", ("::1", 65535)),
+        ("lab.example:1", ("lab.example", 1)),
+    ],
+)
+def test_addresses(address: str, split: tuple[str, int]) -> None:
+    """HOST:PORT and [IPV6]:PORT are split."""
+    assert host_and_port(address) == split
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", ":", "host", "host:", ":50051", "host:x", "host:-1", "host:65536", "::1:5", "[::1]", "[]:5", "[x]:5", "]:5"],
+)
+def test_no_addresses(address: str) -> None:
+    """Everything else is refused."""
+    with pytest.raises(ValueError, match=r"HOST:PORT|brackets"):
+        host_and_port(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "stays"),
+    [
+        ("localhost:1", True),
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("localhost.example:1", False),
+    ],
+)
+def test_loopback(address: str, stays: bool) -> None:
+    """Only addresses that cannot leave the machine count as loopback."""
+    assert is_loopback(address) is stays

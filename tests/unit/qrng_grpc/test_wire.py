@@ -1,0 +1,179 @@
+"""Chunks to bytes and back, and every way in which bytes are no chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrng_grpc import wire
+from qrng_grpc.chunk import ID_PATTERN, Block, BlockLabel, Chunk, Heartbeat, Identity
+from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+from qrng_grpc.v1 import chunk_pb2, labels_pb2
+
+ids = st.from_regex(ID_PATTERN, fullmatch=True)
+positive = st.integers(1, 2**63 - 1)
+labels = st.builds(
+    BlockLabel,
+    st.lists(ids, min_size=1, max_size=8).map(tuple),
+    st.sampled_from(SourceClass),
+    st.sampled_from(Processing),
+    st.sampled_from(Custody),
+    st.sampled_from(HealthVerdict),
+)
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> Chunk:
+    start, end = sorted((draw(positive), draw(positive)))
+    block = Block(draw(st.binary(min_size=1, max_size=64)), start, end, draw(labels))
+    return Chunk(draw(st.builds(Identity, ids, ids, positive, positive)), block, draw(st.integers(0, 2**32 - 1)))
+
+
+def message() -> chunk_pb2.Chunk:
+    """A chunk that holds to the contract, for tests to spoil."""
+    return chunk_pb2.Chunk(
+        collector_id="lab",
+        pool_id="pool",
+        epoch=5,
+        sequence=6,
+        capture_start_ns=7,
+        capture_end_ns=8,
+        data=b"\x01\x02",
+        crc32=9,
+        device_ids=["quantis-0"],
+        source_class=labels_pb2.SOURCE_CLASS_QUANTUM,
+        processing=labels_pb2.PROCESSING_NONE,
+        custody=labels_pb2.CUSTODY_LOCAL,
+        health_verdict=labels_pb2.HEALTH_VERDICT_UNTESTED,
+    )
+
+
+@given(chunks())
+def test_round_trip(chunk: Chunk) -> None:
+    """A chunk that was encoded is decoded to its equal, its CRC as it was sent."""
+    assert wire.decode_chunk(wire.encode_chunk(chunk)) == chunk
+
+
+@given(chunks())
+def test_envelope_leaves_room_for_everything_else(chunk: Chunk) -> None:
+    """All fields but the data fit into the 16 KiB a receiver allows for them."""
+    assert len(wire.encode_chunk(chunk)) - len(chunk.block) <= 16_384
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_chunk_or_refused(noise: bytes) -> None:
+    """Whatever arrives is a chunk, a heartbeat or a MalformedChunkError, nothing else."""
+    try:
+        assert isinstance(wire.decode_chunk(noise), Chunk | Heartbeat)
+    except wire.MalformedChunkError:
+        return
+
+
+def test_every_truncation_is_refused() -> None:
+    """A chunk cut anywhere is refused."""
+    serialised = message().SerializeToString()
+    for length in range(len(serialised)):
+        with pytest.raises(wire.MalformedChunkError):
+            wire.decode_chunk(serialised[:length])
+
+
+def spoil(**fields: object) -> Callable[[chunk_pb2.Chunk], None]:
+    def apply(chunk: chunk_pb2.Chunk) -> None:
+        for name, value in fields.items():
+            if isinstance(value, list):
+                chunk.ClearField(name)  # type: ignore[arg-type]
+                getattr(chunk, name).extend(value)
+            else:
+                setattr(chunk, name, value)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (spoil(collector_id=""), "collector or pool id"),
+        (spoil(collector_id="../lab"), "collector or pool id"),
+        (spoil(pool_id=""), "collector or pool id"),
+        (spoil(pool_id="x" * 65), "collector or pool id"),
+        (spoil(epoch=0), "epoch or sequence"),
+        (spoil(epoch=2**63), "epoch or sequence"),
+        (spoil(sequence=0), "epoch or sequence"),
+        (spoil(sequence=2**64 - 1), "epoch or sequence"),
+        (spoil(data=b""), "neither data nor heartbeat"),
+        (spoil(capture_start_ns=0), "ends before it starts"),
+        (spoil(capture_start_ns=-1), "ends before it starts"),
+        (spoil(capture_start_ns=9), "ends before it starts"),
+        (spoil(capture_end_ns=0), "ends before it starts"),
+        (spoil(device_ids=[]), "device ids"),
+        (spoil(device_ids=["a b"]), "device ids"),
+        (spoil(device_ids=["ok", ""]), "device ids"),
+        (spoil(device_ids=["d"] * 9), "device ids"),
+        (spoil(source_class=0), "unspecified or unknown"),
+        (spoil(source_class=99), "unspecified or unknown"),
+        (spoil(processing=0), "unspecified or unknown"),
+        (spoil(processing=99), "unspecified or unknown"),
+        (spoil(custody=0), "unspecified or unknown"),
+        (spoil(custody=-1), "unspecified or unknown"),
+        (spoil(health_verdict=0), "unspecified or unknown"),
+        (spoil(health_verdict=3), "unspecified or unknown"),
+    ],
+)
+def test_broken_contract(fault: Callable[[chunk_pb2.Chunk], None], text: str) -> None:
+    """A chunk that breaks any one rule of its contract is refused, in words of ours."""
+    chunk = message()
+    fault(chunk)
+    with pytest.raises(wire.MalformedChunkError, match=text):
+        wire.decode_chunk(chunk.SerializeToString())
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    """An id that is not UTF-8 makes the whole chunk unreadable."""
+    serialised = message().SerializeToString().replace(b"lab", b"\xff\xfe\xfd")
+    with pytest.raises(wire.MalformedChunkError, match="not a Chunk"):
+        wire.decode_chunk(serialised)
+
+
+def test_heartbeat() -> None:
+    """A chunk with a heartbeat and no data is a heartbeat."""
+    chunk = chunk_pb2.Chunk(collector_id="lab", pool_id="pool", epoch=5, sequence=6, capture_end_ns=8)
+    chunk.heartbeat.queued_bytes = 3
+    assert wire.decode_chunk(chunk.SerializeToString()) == Heartbeat(Identity("lab", "pool", 5, 6), 8)
+
+
+def test_heartbeat_with_data_is_refused() -> None:
+    """What carries data is no heartbeat, lest data pass without labels."""
+    chunk = message()
+    chunk.heartbeat.SetInParent()
+    with pytest.raises(wire.MalformedChunkError, match="heartbeat with data"):
+        wire.decode_chunk(chunk.SerializeToString())
+
+
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    """A field this version does not know does not make a chunk malformed."""
+    serialised = message().SerializeToString()
+    later = serialised + b"\xf8\x07\x2a"  # field 127, varint 42
+    assert wire.decode_chunk(later) == wire.decode_chunk(serialised)
+
+
+@pytest.mark.parametrize(
+    ("table", "ours", "enumeration"),
+    [
+        (wire.CLASSES, SourceClass, labels_pb2.SourceClass),
+        (wire.PROCESSINGS, Processing, labels_pb2.Processing),
+        (wire.CUSTODIES, Custody, labels_pb2.Custody),
+        (wire.VERDICTS, HealthVerdict, labels_pb2.HealthVerdict),
+    ],
+)
+def test_enumerations_agree(table: wire.Labels[Any], ours: type[Enum], enumeration: Any) -> None:
+    """Every label but UNSPECIFIED exists in both worlds and survives the passage."""
+    numbers = set(enumeration.values())
+    assert {table.to_proto(member) for member in ours} == numbers - {0}
+    assert all(table.from_proto(table.to_proto(member)) is member for member in ours)
+    assert table.from_proto(0) is None
+    assert table.from_proto(max(numbers) + 1) is None
