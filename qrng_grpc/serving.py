@@ -44,8 +44,9 @@ class Grace:
 def new_server(*, max_message_bytes: int, max_streams: int, max_calls: int) -> grpc.aio.Server:
     """Make a server that reads messages of at most `max_message_bytes`.
 
-    `max_streams` bounds the calls of one connection, `max_calls` those of all together. Clients may
-    ping every 10 s, also without calls: those in the field do, every 30 s.
+    `max_streams` bounds the calls of one connection, beyond which a client's wait at the client;
+    `max_calls` those of all together, beyond which they are refused. Clients may ping every 10 s, also
+    without calls: those in the field do, every 30 s.
     """
     options = (
         ("grpc.max_receive_message_length", max_message_bytes),

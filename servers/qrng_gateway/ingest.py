@@ -98,7 +98,7 @@ class Ingest:
         self.draining = False
         self._calls = 0
         self._collectors = {
-            collector_id: _CollectorIngest(collector_id, self, NumbersFile(path, 2))
+            collector_id: _CollectorIngest(collector_id, self, NumbersFile(path, 3))
             for collector_id, path in _mark_files(keys, pool_id, state_dir)
         }
 
@@ -114,7 +114,7 @@ class Ingest:
 
     @property
     def earliest_capture_ns(self) -> int:
-        """Capture start up to which a chunk without a mark to compare with is refused."""
+        """Capture start up to which a chunk is refused where its mark was not known when this gateway started."""
         uptime = self.clock.monotonic_ns() - self._started_ns
         return self.clock.now_ns() - uptime + self.tolerance_ns
 
@@ -206,7 +206,9 @@ class _CollectorIngest:
         self.failures = 0
         self._ingest = ingest
         self._file = file
-        self._durable = self._mark = _as_mark(file.read())
+        numbers = file.read()
+        self._durable = self._mark = None if numbers is None else (numbers[0], numbers[1])
+        self._known_from_ns = 0 if numbers is None else numbers[2]
         self._holder = 0
         self._last_heard_ns: int | None = None
         self._open: _Group | None = None
@@ -274,11 +276,12 @@ class _CollectorIngest:
         return True
 
     def _unplaceable(self, chunk: Chunk | Heartbeat) -> bool:
-        """Refuse, without a mark to compare with, what was captured before this gateway started.
+        """Refuse what was captured before the gateway started that made the mark.
 
-        A recording cannot be told from news then. No mark is made of it, or the rest of the recording would pass.
+        An earlier mark may have been lost, and a recording cannot be told from news then: not even by a higher
+        epoch, since a collector's epochs may have gone back too. No mark is made of it, or the rest would pass.
         """
-        if self._mark is not None or _capture(chunk)[0] > self._ingest.earliest_capture_ns:
+        if _capture(chunk)[0] > (self._ingest.earliest_capture_ns if self._mark is None else self._known_from_ns):
             return False
         self._ingest.refused["before_start"] += _size(chunk)
         return True
@@ -305,6 +308,8 @@ class _CollectorIngest:
 
     def _group_at(self, mark: Mark) -> _Group:
         """Advance the mark in memory, and return the open group, which will make it durable."""
+        if self._mark is None:
+            self._known_from_ns = self._ingest.earliest_capture_ns
         if self._open is None:
             self._open = _Group(mark, asyncio.get_running_loop().create_future())
             self._tail = self._open.durable
@@ -321,7 +326,7 @@ class _CollectorIngest:
             if group is None:
                 continue
             try:
-                await asyncio.to_thread(self._file.write, *group.mark)
+                await asyncio.to_thread(self._file.write, *group.mark, self._known_from_ns)
             except OSError as error:
                 get_log().error("mark_not_written", collector_id=self.collector_id, error=type(error).__name__)
                 self._abandon(group)
@@ -354,10 +359,6 @@ class _CollectorIngest:
 def _mark_files(keys: KeyRing, pool_id: str, state_dir: Path) -> Iterator[tuple[str, Path]]:
     for collector_id in keys.collector_ids:
         yield collector_id, state_dir / f"{collector_id}@{pool_id}.mark"
-
-
-def _as_mark(numbers: tuple[int, ...] | None) -> Mark | None:
-    return None if numbers is None else (numbers[0], numbers[1])
 
 
 def _mark_of(chunk: Chunk | Heartbeat) -> Mark:

@@ -1,0 +1,224 @@
+"""The gateway, put together.
+
+Idea: `serving_gateway` names every part once. Start order is reading order, and leaving the nested
+blocks is the shutdown order: everyone is told first (health goes down, streams and waiting claims
+end), then REST and the gRPC listeners finish what runs, then what was disposed of becomes durable,
+and last the pool is wiped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import grpc.aio
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_health
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server as add_reflection
+
+from qrng_gateway.access import Access
+from qrng_gateway.calls import Streams, register
+from qrng_gateway.compat import QrEntropyServicer, QuantumRngServicer
+from qrng_gateway.config import GatewayConfig
+from qrng_gateway.dispenser import Dispenser
+from qrng_gateway.health import MAX_WATCHERS, HealthBoard, HealthServicer
+from qrng_gateway.ingest import Ingest
+from qrng_gateway.pool import Pool
+from qrng_gateway.push_service import PushServicer
+from qrng_gateway.reflection import ReflectionServicer
+from qrng_gateway.rest import RestApi, serving_rest
+from qrng_gateway.service import EntropyServicer
+from qrng_gateway.status import Accounting, Observer
+from qrng_grpc.clock import SYSTEM_CLOCK, Clock
+from qrng_grpc.compat.qr_entropy_pb2_grpc import add_EntropyServiceServicer_to_server as add_qr_entropy
+from qrng_grpc.compat.quantum_rng_pb2_grpc import add_QuantumRNGServicer_to_server as add_quantum_rng
+from qrng_grpc.keys import KeyRing
+from qrng_grpc.logs import configure_logs, get_log
+from qrng_grpc.serving import Grace, new_server, run_to_end, serving_grpc, stop_event_on_signals
+from qrng_grpc.state import state_directory
+from qrng_grpc.v1.entropy_pb2_grpc import add_EntropyServiceServicer_to_server as add_entropy
+from qrng_grpc.v1.push_pb2_grpc import add_PushServiceServicer_to_server as add_push
+from qrng_grpc.wire import MAX_SIGNED_CHUNK_BYTES
+
+TICK_S = 1.0
+MAX_REQUEST_BYTES = 16_384
+"""The largest request message of a client; every real one has a few dozen bytes."""
+MAX_PUSH_CALLS = 64
+_ENVELOPE_BYTES = 4096
+_SHORT_CALLS = 256
+"""Calls beyond streams and waiting claims that may run at once: health, status, claims being answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that serves. Addresses are HOST:PORT with the real ports."""
+
+    client_address: str
+    push_address: str
+    rest_address: str
+    pool: Pool
+    ingest: Ingest
+    observer: Observer
+
+    def accounting(self) -> Accounting:
+        """Say where every byte went; final once the gateway has ended."""
+        return self.observer.accounting()
+
+
+def main(config: GatewayConfig) -> None:
+    """Be the gateway process: logs to standard error, end with SIGTERM or SIGINT."""
+    configure_logs(config.log_level, "qrng-gateway")
+    run_to_end(run(config))
+
+
+async def run(config: GatewayConfig) -> None:
+    """Serve until a signal asks the gateway to stop, then say where every byte went."""
+    log = get_log()
+    stop = stop_event_on_signals()
+    async with serving_gateway(config) as gateway:
+        log.info("gateway_serves", clients=gateway.client_address, push=gateway.push_address, rest=gateway.rest_address)
+        await stop.wait()
+        log.info("gateway_drains")
+    log.info("accounting", **asdict(gateway.accounting()))
+
+
+@asynccontextmanager
+async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Gateway]:
+    """Serve while the block runs. Raises StateError or ConfigError when that cannot be."""
+    pool = _new_pool(config, clock)
+    with state_directory(config.state_dir) as state_dir, _wiping(pool):
+        ingest = _new_ingest(config, pool, state_dir, clock)
+        observer = Observer(pool, ingest, pool_id=config.pool_id, least_class=config.served_class, clock=clock)
+        board = HealthBoard(lambda: observer.ready)
+        health = HealthServicer(board, Streams(MAX_WATCHERS))
+        access = Access(key.get_secret_value() for key in config.api_keys)
+        dispenser = Dispenser(pool, least_class=config.served_class, max_wait_s=config.max_wait)
+        streams, push_calls = Streams(config.max_streams), Streams(MAX_PUSH_CALLS)
+        push_server = _push_server(PushServicer(ingest, push_calls), health)
+        client_server = _client_server(config, access, dispenser, observer, streams, health)
+        rest = RestApi(
+            access, dispenser, observer, limit=config.max_rest_bytes, key_in_query=config.allow_api_key_in_query
+        ).app()
+        grace = Grace(config.drain_timeout)
+
+        def tick() -> None:
+            pool.expire()
+            observer.tick()
+            board.refresh()
+
+        def drain() -> None:
+            grace.begin()
+            observer.drain()
+            board.drain()
+            streams.drain()
+            push_calls.drain()
+            ingest.drain()
+            pool.drain()
+
+        async with (
+            _bare(ingest.running()),
+            serving_grpc(push_server, config.push_listen_address, grace) as push_address,
+            serving_grpc(client_server, config.listen_address, grace) as client_address,
+            serving_rest(rest, config.rest_listen_address, grace_s=config.drain_timeout) as rest_address,
+            _every(TICK_S, tick),
+        ):
+            try:
+                yield Gateway(client_address, push_address, rest_address, pool, ingest, observer)
+            finally:
+                drain()
+
+
+def _new_pool(config: GatewayConfig, clock: Clock) -> Pool:
+    return Pool(
+        config.buffer_size,
+        ttl_s=config.buffer_ttl,
+        overflow=config.overflow,
+        best_class=config.best_class,
+        max_waiting=config.max_waiting,
+        clock=clock,
+    )
+
+
+def _new_ingest(config: GatewayConfig, pool: Pool, state_dir: Path, clock: Clock) -> Ingest:
+    return Ingest(
+        KeyRing([config.key_record]),
+        pool,
+        config.pool_id,
+        state_dir,
+        clock_tolerance_s=config.clock_tolerance,
+        ttl_s=config.buffer_ttl,
+        clock=clock,
+    )
+
+
+def _push_server(push: PushServicer, health: HealthServicer) -> grpc.aio.Server:
+    calls = MAX_PUSH_CALLS + MAX_WATCHERS + _SHORT_CALLS
+    server = new_server(max_message_bytes=MAX_SIGNED_CHUNK_BYTES + _ENVELOPE_BYTES, max_streams=calls, max_calls=calls)
+    register(add_push, push, server)
+    register(add_health, health, server)
+    return server
+
+
+def _client_server(
+    config: GatewayConfig,
+    access: Access,
+    dispenser: Dispenser,
+    observer: Observer,
+    streams: Streams,
+    health: HealthServicer,
+) -> grpc.aio.Server:
+    calls = config.max_streams + config.max_waiting + MAX_WATCHERS + _SHORT_CALLS
+    server = new_server(max_message_bytes=MAX_REQUEST_BYTES, max_streams=calls, max_calls=calls)
+    limit = config.max_request_bytes
+    register(add_entropy, EntropyServicer(access, dispenser, observer, streams, limit=limit), server)
+    register(add_qr_entropy, QrEntropyServicer(access, dispenser, streams, limit=limit), server)
+    register(add_quantum_rng, QuantumRngServicer(access, dispenser, limit=limit), server)
+    register(add_health, health, server)
+    register(add_reflection, ReflectionServicer(streams), server)
+    return server
+
+
+@contextmanager
+def _wiping(pool: Pool) -> Iterator[None]:
+    """Overwrite and count what the pool still holds at the end."""
+    try:
+        yield
+    finally:
+        pool.wipe()
+
+
+@asynccontextmanager
+async def _bare(group: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+    """Run the block in a task group's context, and let what the block raises out as it is, not in a group."""
+    raised: Exception | None = None
+    try:
+        async with group:
+            try:
+                yield
+            except Exception as error:  # only looked at: it goes on
+                raised = error
+                raise
+    except BaseExceptionGroup:
+        if raised is not None:
+            raise raised from None
+        raise
+
+
+@asynccontextmanager
+async def _every(interval_s: float, act: Callable[[], None]) -> AsyncIterator[None]:
+    """Do `act` every `interval_s` seconds while the block runs."""
+    loop = asyncio.get_running_loop()
+    bell: asyncio.TimerHandle
+
+    def ring() -> None:
+        nonlocal bell
+        bell = loop.call_later(interval_s, ring)  # first of all, so that a fault of `act` is logged and not the last
+        act()
+
+    bell = loop.call_later(interval_s, ring)
+    try:
+        yield
+    finally:
+        bell.cancel()

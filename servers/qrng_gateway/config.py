@@ -1,0 +1,158 @@
+"""The gateway's settings.
+
+Idea: everything an operator may steer is a field here, with its unit and range; what has no safe
+default (keys, ids, the class the key may claim, where state lies) has none, so that a gateway never
+starts on a guess.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
+
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, is_id
+from qrng_grpc.config import Settings, host_and_port, is_loopback
+from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, KeyRecord
+from qrng_grpc.labels import SourceClass
+from qrng_grpc.logs import LogLevel
+
+ENV_PREFIX = "QRNG_GATEWAY_"
+MIN_API_KEY_CHARACTERS = 16
+MAX_REST_BYTES = 65_536
+
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class GatewayConfig(Settings):
+    """How a gateway listens, what it keeps, whom it serves and whom it believes."""
+
+    listen_address: str = Field("127.0.0.1:50051", description="HOST:PORT of gRPC for clients; port 0 is any.")
+    push_listen_address: str = Field("127.0.0.1:50052", description="HOST:PORT of gRPC for collectors.")
+    rest_listen_address: str = Field("127.0.0.1:8080", description="HOST:PORT of REST.")
+    allow_plaintext_beyond_loopback: bool = Field(
+        False,
+        description="Lets listeners leave this machine without TLS. Keys and entropy then travel readable.",
+        validate_default=True,
+    )
+
+    buffer_size: int = Field(
+        10_000_000,
+        ge=MAX_CHUNK_BYTES,
+        le=1 << 40,
+        description="Bytes the pool holds, at least 1 MiB (the largest chunk).",
+    )
+    buffer_ttl: Seconds = Field(
+        3600, gt=0, le=604_800, description="Age in seconds, counted from capture start, at which bytes are destroyed."
+    )
+    overflow: Literal["drop_oldest", "backpressure"] = Field(
+        "drop_oldest",
+        description="What a full pool does: destroy its oldest bytes, or hold new ones back.",
+    )
+    clock_tolerance: Seconds = Field(5, ge=0, le=300, description="Seconds a collector's clock may be ahead of ours.")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        description="Keys of clients: a YAML list, or comma-separated. Each at least 16 visible ASCII characters."
+    )
+    allow_api_key_in_query: bool = Field(True, description="Whether REST takes a key as ?api_key=KEY too.")
+    max_request_bytes: int = Field(
+        MAX_CHUNK_BYTES, ge=1, le=MAX_CHUNK_BYTES, description="Most bytes in one gRPC message; 1 to 1048576."
+    )
+    max_rest_bytes: int = Field(
+        MAX_REST_BYTES, ge=1, le=MAX_REST_BYTES, description="Most bytes in one REST reply; 1 to 65536."
+    )
+    max_wait: Seconds = Field(5, ge=0, le=60, description="Seconds a claim waits in line at most; 0 to 60.")
+    max_waiting: int = Field(1024, ge=1, le=1_000_000, description="Claims that may wait in line at once.")
+    max_streams: int = Field(1024, ge=1, le=1_000_000, description="Streams of clients that may be open at once.")
+    drain_timeout: Seconds = Field(
+        5, ge=0, le=300, description="Seconds that running calls get to finish when the gateway ends."
+    )
+
+    hmac_secret_key: SecretStr = Field(description="Secret of the collector's key: at least 32 bytes of text.")
+    hmac_key_id: str = Field(description="Id of that key.")
+    collector_id: str = Field(description="The collector that may sign with it.")
+    pool_id: str = Field(description="Id of this gateway's pool.")
+    best_class: SourceClass = Field(description="The best class of source the key may claim.")
+    least_class: SourceClass | None = Field(
+        None,
+        description="The weakest class of source anyone is served. Default: best_class.",
+    )
+
+    state_dir: Path = Field(description="Directory for what must survive a restart. Belongs to one gateway alone.")
+    log_level: LogLevel = Field("info", description="The least severe events that are logged.")
+
+    @property
+    def key_record(self) -> KeyRecord:
+        """The record of the one key that may sign for this pool."""
+        return KeyRecord(
+            key_id=self.hmac_key_id,
+            secret=self.hmac_secret_key.get_secret_value().encode(),
+            collector_id=self.collector_id,
+            pool_ids=frozenset((self.pool_id,)),
+            best_class=self.best_class,
+        )
+
+    @property
+    def served_class(self) -> SourceClass:
+        """The weakest class this gateway serves to anyone."""
+        return self.least_class or self.best_class
+
+    @field_validator("listen_address", "push_listen_address", "rest_listen_address")
+    @classmethod
+    def _an_address(cls, address: str) -> str:
+        host_and_port(address)
+        return address
+
+    @field_validator("allow_plaintext_beyond_loopback")
+    @classmethod
+    def _stays_on_this_machine(cls, allowed: bool, info: ValidationInfo) -> bool:
+        names = ("listen_address", "push_listen_address", "rest_listen_address")
+        leaving = [name for name in names if name in info.data and not is_loopback(info.data[name])]
+        if leaving and not allowed:
+            raise ValueError(f"must be true for plaintext beyond loopback, as in {', '.join(leaving)}")
+        return allowed
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split(cls, keys: Any) -> Any:
+        return tuple(keys.split(",")) if isinstance(keys, str) else keys
+
+    @field_validator("api_keys")
+    @classmethod
+    def _usable_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        texts = [key.get_secret_value() for key in keys]
+        if not any(texts):
+            raise ValueError("at least one key is required")
+        if not all(texts):
+            raise ValueError("an empty key is among them")
+        if min(map(len, texts)) < MIN_API_KEY_CHARACTERS:
+            raise ValueError(f"every key needs at least {MIN_API_KEY_CHARACTERS} characters")
+        if not all("!" <= character <= "~" for text in texts for character in text):
+            raise ValueError("keys are made of visible ASCII characters, without blanks")
+        if len(set(texts)) < len(texts):
+            raise ValueError("a key is there twice")
+        return keys
+
+    @field_validator("hmac_secret_key")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value().encode()) < MIN_HMAC_KEY_BYTES:
+            raise ValueError(f"needs at least {MIN_HMAC_KEY_BYTES} characters")
+        return secret
+
+    @field_validator("hmac_key_id", "collector_id", "pool_id")
+    @classmethod
+    def _an_id(cls, text: str) -> str:
+        if not is_id(text):
+            raise ValueError("expected 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit first")
+        return text
+
+    @field_validator("least_class")
+    @classmethod
+    def _can_be_met(cls, least: SourceClass | None, info: ValidationInfo) -> SourceClass | None:
+        best = info.data.get("best_class")
+        if least is not None and best is not None and not best.at_least(least):
+            raise ValueError("better than best_class, so nothing could ever be served")
+        return least

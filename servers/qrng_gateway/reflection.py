@@ -1,0 +1,47 @@
+"""Server reflection on the client listener, without a key: grpcurl then needs no proto files.
+
+Idea: the answers of grpcio-reflection, given on a stream that ends when the gateway does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from qrng_gateway.calls import Context, Streams, check_readable, telling_errors
+from qrng_grpc.compat import qr_entropy_pb2, quantum_rng_pb2
+from qrng_grpc.v1 import entropy_pb2
+
+_FILES = (entropy_pb2, qr_entropy_pb2, quantum_rng_pb2, health_pb2)
+SERVICES = (
+    *(service.full_name for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()),
+    reflection.SERVICE_NAME,
+)
+"""What the client listener serves."""
+
+
+class ReflectionServicer(reflection.aio.ReflectionServicer):
+    """Lists and describes SERVICES."""
+
+    def __init__(self, streams: Streams) -> None:
+        super().__init__(SERVICES)
+        self._streams = streams
+
+    @telling_errors
+    async def ServerReflectionInfo(  # type: ignore[override]  # it writes; the stub has a generator
+        self, requests: AsyncIterable[reflection_pb2.ServerReflectionRequest], context: Context
+    ) -> None:
+        """Answer each question in order."""
+        async with self._streams.held(context):
+            answers: Any = super().ServerReflectionInfo(_readable(requests), context)
+            async for answer in answers:
+                await context.write(answer)
+
+
+async def _readable(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        check_readable(request)
+        yield request

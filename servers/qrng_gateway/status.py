@@ -1,0 +1,258 @@
+"""How the gateway does: one snapshot for GetStatus, `/api/status`, health and the accounting line.
+
+Idea: nobody reports to the observer; it looks. Counters are plain integers that the pool and the
+ingest keep anyway, and once a second `tick` notes how far they have come, which is enough to tell
+when bytes last arrived and how many claims a second are served.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from qrng_gateway.ingest import Ingest
+from qrng_gateway.pool import Pool
+from qrng_grpc import __version__
+from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
+from qrng_grpc.labels import Processing, SourceClass
+
+ARRIVING_S = 5.0
+"""Bytes that arrived at most this long ago count as arriving."""
+SILENT_S = 30.0
+"""A collector that has not been heard for longer is worth a warning."""
+RATE_WINDOW_S = 60
+"""Over how long claims per second are averaged."""
+
+
+class State(Enum):
+    """How the gateway does."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+class Watermark(Enum):
+    """How full the pool is: below 10 %, up to 80 %, up to 95 %, above."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """Where every byte went since start; `duplicates` are chunks.
+
+    At rest stored = served + pooled + expired + overflow + purged + dropped_at_shutdown.
+    """
+
+    stored: int
+    served: int
+    pooled: int
+    expired: int
+    overflow: int
+    purged: int
+    dropped_at_shutdown: int
+    refused: dict[str, int]
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """The bytes of one class and processing; the age is that of the oldest, in seconds since capture start."""
+
+    source_class: SourceClass
+    processing: Processing
+    pooled: int
+    oldest_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorStatus:
+    """A collector that has been heard, and how many seconds ago."""
+
+    collector_id: str
+    epoch: int
+    sequence: int
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """One look at the gateway. `capacity` in bytes; the arrival is that of the last stored bytes, in
+    nanoseconds of Unix time and as seconds since, None before any.
+    """
+
+    state: State
+    pool_id: str
+    uptime_s: float
+    version: str
+    capacity: int
+    watermark: Watermark
+    lanes: tuple[LaneStatus, ...]
+    collectors: tuple[CollectorStatus, ...]
+    accounting: Accounting
+    served_claims: int
+    waiting_claims: int
+    claims_per_s: float
+    last_arrival_ns: int | None
+    freshness_s: float | None
+    warnings: tuple[str, ...]
+
+
+def watermark(level: int, capacity: int) -> Watermark:
+    """Return the watermark of a pool that holds `level` of `capacity` bytes."""
+    percent = 100 * level / capacity
+    if percent < 10:
+        return Watermark.LOW
+    if percent <= 80:
+        return Watermark.MEDIUM
+    return Watermark.HIGH if percent <= 95 else Watermark.CRITICAL
+
+
+def _state(ready: bool, warnings: tuple[str, ...]) -> State:
+    if not ready:
+        return State.UNHEALTHY
+    return State.DEGRADED if warnings else State.HEALTHY
+
+
+class Observer:
+    """Looks at `pool` and `ingest`. `least_class` is the weakest class anyone is served here."""
+
+    def __init__(
+        self, pool: Pool, ingest: Ingest, *, pool_id: str, least_class: SourceClass, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._pool = pool
+        self._ingest = ingest
+        self._pool_id = pool_id
+        self._least_class = least_class
+        self._clock = clock
+        self._started_ns = clock.monotonic_ns()
+        self._claims: deque[tuple[int, int]] = deque([(self._started_ns, 0)])
+        self._stored = 0
+        self._arrived_ns: int | None = None
+        self._draining = False
+
+    def tick(self) -> None:
+        """Note what changed since the last look. Called once a second, and before each status."""
+        now_ns = self._clock.monotonic_ns()
+        if self._pool.counters.stored != self._stored:
+            self._stored = self._pool.counters.stored
+            self._arrived_ns = now_ns
+        if now_ns - self._claims[-1][0] >= NS_PER_S:
+            self._claims.append((now_ns, self._pool.counters.claims))
+        while now_ns - self._claims[0][0] > RATE_WINDOW_S * NS_PER_S and len(self._claims) > 1:
+            self._claims.popleft()
+
+    def drain(self) -> None:
+        """Say from now on that the gateway ends."""
+        self._draining = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway ends."""
+        return self._draining
+
+    @property
+    def ready(self) -> bool:
+        """Whether a client may expect bytes: some can be claimed, or have arrived in the last seconds."""
+        if self._draining:
+            return False
+        self._pool.expire()
+        self.tick()
+        claimable = any(lane.source_class.at_least(self._least_class) for lane in self._pool.lanes())
+        return claimable or self._seconds_since(self._arrived_ns) <= ARRIVING_S
+
+    def status(self) -> GatewayStatus:
+        """Take a snapshot."""
+        ready = self.ready
+        collectors = self._collectors()
+        warnings = self._warnings(collectors)
+        return GatewayStatus(
+            state=_state(ready, warnings),
+            pool_id=self._pool_id,
+            uptime_s=self._seconds_since(self._started_ns),
+            version=__version__,
+            capacity=self._pool.capacity,
+            watermark=watermark(self._pool.level, self._pool.capacity),
+            lanes=self._lanes(),
+            collectors=collectors,
+            accounting=self.accounting(),
+            served_claims=self._pool.counters.claims,
+            waiting_claims=self._pool.waiting,
+            claims_per_s=self._claims_per_s(),
+            last_arrival_ns=self._last_arrival_ns(),
+            freshness_s=None if self._arrived_ns is None else self._seconds_since(self._arrived_ns),
+            warnings=warnings,
+        )
+
+    def accounting(self) -> Accounting:
+        """Say where every byte went."""
+        counters = self._pool.counters
+        return Accounting(
+            stored=counters.stored,
+            served=counters.served,
+            pooled=self._pool.level,
+            expired=counters.expired,
+            overflow=counters.overflow,
+            purged=counters.purged,
+            dropped_at_shutdown=counters.dropped,
+            refused=dict(self._ingest.refused),
+            duplicates=self._ingest.duplicates,
+        )
+
+    def _lanes(self) -> tuple[LaneStatus, ...]:
+        now_ns = self._clock.now_ns()
+        return tuple(
+            LaneStatus(
+                lane.source_class,
+                lane.processing,
+                lane.level,
+                max(0.0, (now_ns - lane.oldest_capture_start_ns) / NS_PER_S),
+            )
+            for lane in self._pool.lanes()
+        )
+
+    def _collectors(self) -> tuple[CollectorStatus, ...]:
+        return tuple(
+            CollectorStatus(
+                view.collector_id, view.epoch, view.sequence, self._seconds_since(view.last_heard_monotonic_ns)
+            )
+            for view in self._ingest.collectors()
+        )
+
+    def _warnings(self, collectors: tuple[CollectorStatus, ...]) -> tuple[str, ...]:
+        warnings = []
+        level, capacity = self._pool.level, self._pool.capacity
+        if self._draining:
+            warnings.append("the gateway is ending")
+        if not level:
+            warnings.append("the pool is empty")
+        elif watermark(level, capacity) is Watermark.LOW:
+            warnings.append("the pool is low: below 10 %")
+        if not collectors:
+            warnings.append("no collector has been heard since start")
+        silent = [collector for collector in collectors if collector.silent_s > SILENT_S]
+        warnings += [f"collector {c.collector_id} has been silent for {c.silent_s:.0f} s" for c in silent]
+        # Under back-pressure a full pool takes nothing in, which is no reason to worry.
+        stale_s = self._seconds_since(self._arrived_ns)
+        if SILENT_S < stale_s < float("inf") and watermark(level, capacity) is not Watermark.CRITICAL:
+            warnings.append(f"no bytes have arrived for {stale_s:.0f} s")
+        return tuple(warnings)
+
+    def _claims_per_s(self) -> float:
+        since_ns, claims = self._claims[0]
+        return (self._pool.counters.claims - claims) / max(1.0, self._seconds_since(since_ns))
+
+    def _last_arrival_ns(self) -> int | None:
+        if self._arrived_ns is None:
+            return None
+        return self._clock.now_ns() - (self._clock.monotonic_ns() - self._arrived_ns)
+
+    def _seconds_since(self, monotonic_ns: int | None) -> float:
+        if monotonic_ns is None:
+            return float("inf")
+        return (self._clock.monotonic_ns() - monotonic_ns) / NS_PER_S

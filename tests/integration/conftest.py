@@ -1,0 +1,24 @@
+"""Fixtures of the integration tests; their helpers are in fronts.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from qrng_grpc.testing.gateway import running_gateway
+from tests.integration.fronts import Front, open_front
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    """A gateway that waits for nothing, so that a short pool is told at once."""
+    async with running_gateway(max_wait=0) as gateway, open_front(gateway) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session

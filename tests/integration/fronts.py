@@ -1,0 +1,102 @@
+"""Clients of a running gateway, as strangers with generated stubs see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from qrng_grpc.compat.qr_entropy_pb2_grpc import EntropyServiceStub as QrEntropyStub
+from qrng_grpc.compat.quantum_rng_pb2_grpc import QuantumRNGStub
+from qrng_grpc.error_details import STATUS_KEY
+from qrng_grpc.testing.gateway import RunningGateway
+from qrng_grpc.v1.entropy_pb2_grpc import EntropyServiceStub
+
+
+@dataclass(frozen=True)
+class Front:
+    """A gateway, an open channel to it, and the metadata that opens it."""
+
+    gateway: RunningGateway
+    channel: grpc.aio.Channel
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        return (("api-key", self.gateway.api_key),)
+
+    @property
+    def entropy(self) -> Any:
+        return EntropyServiceStub(self.channel)
+
+    @property
+    def qr_entropy(self) -> Any:
+        return QrEntropyStub(self.channel)
+
+    @property
+    def quantum_rng(self) -> Any:
+        return QuantumRNGStub(self.channel)
+
+
+@asynccontextmanager
+async def open_front(gateway: RunningGateway, options: tuple[tuple[str, int], ...] = ()) -> AsyncIterator[Front]:
+    """Open a channel to `gateway`, with a connection of its own: channels in one process otherwise share them."""
+    options = (("grpc.use_local_subchannel_pool", 1), *options)
+    async with grpc.aio.insecure_channel(gateway.client_address, options=options) as channel:
+        yield Front(gateway, channel)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a client learns from an error."""
+
+    code: grpc.StatusCode
+    reason: str
+    domain: str
+    field: str | None
+    retry_s: float | None
+    pushback_ms: str | None
+    message: str
+
+
+def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
+    """Read an error as a client does that knows nothing of us but google.rpc.Status."""
+    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
+    status = Status.FromString(trailers[STATUS_KEY])
+    assert status.code == error.code().value[0]
+    assert status.message == error.details()
+    info, bad, retry = ErrorInfo(), BadRequest(), RetryInfo()
+    unpacked = {type(m).__name__ for m in (info, bad, retry) for detail in status.details if detail.Unpack(m)}
+    return Refusal(
+        error.code(),
+        info.reason,
+        info.domain,
+        bad.field_violations[0].field if "BadRequest" in unpacked else None,
+        retry.retry_delay.ToTimedelta().total_seconds() if "RetryInfo" in unpacked else None,
+        trailers.get("grpc-retry-pushback-ms"),
+        str(error.details()),
+    )
+
+
+async def refused(call: Any) -> Refusal:
+    """Await a call, or read a stream to its end, and return how it was refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        if hasattr(call, "read"):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        else:
+            await call
+    return refusal_of(caught.value)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop run until `condition` holds; the test's own time limit bounds it."""
+
+    while not condition():  # noqa: ASYNC110 - what is awaited has no event to offer
+        await asyncio.sleep(0.005)

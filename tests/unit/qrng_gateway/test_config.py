@@ -1,0 +1,148 @@
+"""The gateway's settings: complete and safe, or refused with every mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from qrng_gateway.config import ENV_PREFIX, GatewayConfig
+from qrng_grpc.config import load
+from qrng_grpc.errors import ConfigError
+from qrng_grpc.labels import SourceClass
+
+GOOD = {
+    "QRNG_GATEWAY_API_KEYS": "a-key-of-a-client-1,a-key-of-a-client-2",
+    "QRNG_GATEWAY_HMAC_SECRET_KEY": "s" * 32,
+    "QRNG_GATEWAY_HMAC_KEY_ID": "key-1",
+    "QRNG_GATEWAY_COLLECTOR_ID": "collector-1",
+    "QRNG_GATEWAY_POOL_ID": "pool-1",
+    "QRNG_GATEWAY_BEST_CLASS": "quantum",
+    "QRNG_GATEWAY_STATE_DIR": "var/gateway",
+}
+
+
+def read(yaml_file: Path | None = None, **changes: str) -> GatewayConfig:
+    changed = {ENV_PREFIX + name.upper(): value for name, value in changes.items()}
+    return load(GatewayConfig, prefix=ENV_PREFIX, environ={**GOOD, **changed}, yaml_file=yaml_file)
+
+
+def mistakes_of(**changes: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(**changes)
+    return "\n".join(caught.value.mistakes)
+
+
+def test_what_has_no_safe_default_is_all_that_must_be_set() -> None:
+    """Keys, ids, the class and the state directory are required; everything else has a default."""
+    with pytest.raises(ConfigError) as caught:
+        load(GatewayConfig, prefix=ENV_PREFIX, environ={})
+    required = ["api_keys", "hmac_secret_key", "hmac_key_id", "collector_id", "pool_id", "best_class", "state_dir"]
+    assert sorted(m.split(":")[0].split()[0] for m in caught.value.mistakes) == sorted(required)
+
+
+def test_defaults_listen_on_loopback_only() -> None:
+    """Nothing is reachable from another machine unless someone says so."""
+    config = read()
+    assert config.listen_address == "127.0.0.1:50051"
+    assert config.push_listen_address == "127.0.0.1:50052"
+    assert config.rest_listen_address == "127.0.0.1:8080"
+    assert config.buffer_size == 10_000_000
+    assert config.buffer_ttl == 3600
+
+
+def test_the_key_record_is_what_the_settings_say() -> None:
+    """Chunks are believed from this collector, for this pool, up to this class."""
+    record = read().key_record
+    assert (record.key_id, record.collector_id, record.pool_ids) == ("key-1", "collector-1", {"pool-1"})
+    assert record.secret == b"s" * 32
+    assert record.best_class is SourceClass.QUANTUM
+
+
+def test_the_least_class_is_the_best_unless_stated() -> None:
+    """A gateway serves nothing weaker than its key may claim, unless its operator says so."""
+    assert read().served_class is SourceClass.QUANTUM
+    assert read(least_class="operating_system").served_class is SourceClass.OPERATING_SYSTEM
+
+
+def test_a_least_class_beyond_the_best_is_a_mistake() -> None:
+    """A gateway that could never serve anything does not start."""
+    assert "least_class" in mistakes_of(best_class="operating_system", least_class="quantum")
+
+
+@pytest.mark.parametrize("name", ["listen_address", "push_listen_address", "rest_listen_address"])
+def test_plaintext_beyond_loopback_needs_words(name: str) -> None:
+    """A listener that leaves the machine is refused until the operator allows plaintext there."""
+    assert name in mistakes_of(**{name: "0.0.0.0:1234"})
+    config = read(**{name: "0.0.0.0:1234", "allow_plaintext_beyond_loopback": "true"})
+    assert getattr(config, name) == "0.0.0.0:1234"
+
+
+@pytest.mark.parametrize(
+    ("keys", "complaint"),
+    [
+        ("", "at least one"),
+        (",", "at least one"),
+        ("a-key-of-a-client-1,", "empty"),
+        ("too-short", "16 characters"),
+        ("a-key-of-a-client-1,a-key-of-a-client-1", "twice"),
+        ("a key with blanks in it", "visible ASCII"),
+        ("schlüssel-eines-kunden", "visible ASCII"),
+    ],
+)
+def test_unusable_api_keys_are_refused_and_not_repeated(keys: str, complaint: str) -> None:
+    """Empty, short, doubled or unprintable keys are mistakes, told without the keys."""
+    told = mistakes_of(api_keys=keys)
+    assert complaint in told
+    assert not any(len(key) > 3 and key in told for key in keys.split(","))
+
+
+def test_keys_may_be_a_yaml_list(tmp_path: Path) -> None:
+    """A settings file lists keys as YAML does."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text("api_keys: [one-key-of-a-client, another-key-of-one]\n")
+    environ = {name: value for name, value in GOOD.items() if not name.endswith("API_KEYS")}
+    config = load(GatewayConfig, prefix=ENV_PREFIX, environ=environ, yaml_file=file)
+    assert [key.get_secret_value() for key in config.api_keys] == ["one-key-of-a-client", "another-key-of-one"]
+
+
+def test_secrets_do_not_show() -> None:
+    """A configuration can be printed without giving a key away."""
+    shown = repr(read())
+    assert "a-key-of-a-client" not in shown
+    assert "ssss" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("listen_address", "nowhere"),
+        ("buffer_size", "1048575"),
+        ("buffer_ttl", "0"),
+        ("buffer_ttl", "nan"),
+        ("overflow", "explode"),
+        ("clock_tolerance", "301"),
+        ("max_request_bytes", "1048577"),
+        ("max_rest_bytes", "65537"),
+        ("max_wait", "inf"),
+        ("max_streams", "0"),
+        ("hmac_secret_key", "short"),
+        ("hmac_key_id", "no blanks"),
+        ("pool_id", ""),
+        ("best_class", "unspecified"),
+        ("log_level", "loud"),
+    ],
+)
+def test_values_out_of_range_are_named(name: str, value: str) -> None:
+    """A mistake names the setting it is in."""
+    assert name in mistakes_of(**{name: value}).lower()
+
+
+def test_all_mistakes_come_at_once() -> None:
+    """An operator mends a configuration in one go."""
+    told = mistakes_of(buffer_size="1", api_keys="short", listen_address="0.0.0.0:1", pool_id="?", tyop="1")
+    for name in ("buffer_size", "api_keys", "allow_plaintext_beyond_loopback", "pool_id", "tyop"):
+        assert name in told.lower()
+
+
+def test_every_setting_is_described() -> None:
+    """No setting is without a sentence."""
+    assert all(field.description for field in GatewayConfig.model_fields.values())
