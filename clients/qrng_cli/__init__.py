@@ -1,0 +1,1 @@
+"""The `qrng` command: one module per subcommand, imported when it is called."""

@@ -1,0 +1,58 @@
+"""`qrng config check`: every mistake at once, before a program is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import yaml
+
+from qrng_cli.programs import Layers, layer_options, load_layers
+from qrng_collector import config as collector
+from qrng_gateway import config as gateway
+from qrng_grpc.config import Settings
+
+Program = Literal["gateway", "collector"]
+
+_MODELS: dict[str, tuple[type[Settings], str]] = {
+    "gateway": (gateway.GatewayConfig, gateway.ENV_PREFIX),
+    "collector": (collector.CollectorConfig, collector.ENV_PREFIX),
+}
+
+
+@click.group("config")
+def command() -> None:
+    """Check configuration files."""
+
+
+@command.command("check")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--program", type=click.Choice(list(_MODELS)), help="Whose settings they are. Default: told by their names."
+)
+@layer_options
+def check(file: Path, program: str | None, **layers: Any) -> None:
+    """Say whether a program would start with the YAML file FILE, and print every mistake if not.
+
+    \b
+      qrng config check gateway.yaml --env-file gateway.env
+
+    The environment counts as it would for the program, so that keys need not stand in FILE. Prints "ok", or
+    the mistakes and exit code 2.
+    """
+    model, prefix = _MODELS[program or _told_by_names(file)]
+    load_layers(model, prefix, file, Layers(**layers))  # type: ignore[typeddict-item]
+    click.echo("ok")
+
+
+def _told_by_names(file: Path) -> str:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return "gateway"  # nobody's settings: either program's loading says why
+    names = set(content) if isinstance(content, dict) else set()
+    known = {program: len(names & set(model.model_fields)) for program, (model, _) in _MODELS.items()}
+    if known["gateway"] == known["collector"]:
+        raise click.UsageError("the names do not tell whose settings these are; say --program gateway or collector")
+    return max(known, key=known.__getitem__)

@@ -1,0 +1,106 @@
+"""What get, stream and status have in common: which server, and which bytes are welcome."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import click
+
+from qrng_client import EntropyClient, SourceClass
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Server(TypedDict):
+    """The options of `server_options`."""
+
+    address: str | None
+    timeout_s: float | None
+    tls: bool
+    ca_file: Path | None
+    allow_plaintext_beyond_loopback: bool
+
+
+class Wanted(TypedDict):
+    """The options of `wanted_options`."""
+
+    least_class: SourceClass | None
+    max_age_s: float | None
+
+
+_SERVER = (
+    click.option(
+        "--address", metavar="HOST:PORT", help="The server. Default: QR_GRPC_SERVER_ADDRESS, localhost:50051."
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(0.001, 3600),
+        metavar="SECONDS",
+        help="How long one answer may take. Default: QR_GRPC_TIMEOUT_MS, 5 s.",
+    ),
+    click.option("--tls", is_flag=True, help="Use TLS."),
+    click.option("--ca-file", type=click.Path(path_type=Path), help="Use TLS and trust these authorities (PEM)."),
+    click.option(
+        "--allow-plaintext-beyond-loopback", is_flag=True, help="Let key and bytes leave this machine in clear."
+    ),
+)
+_WANTED = (
+    click.option(
+        "--least-class",
+        type=click.Choice(SourceClass, case_sensitive=False),
+        help="The weakest class of source to accept. Default: the gateway's.",
+    ),
+    click.option(
+        "--max-age",
+        "max_age_s",
+        type=click.FloatRange(0.001, 1e9),
+        metavar="SECONDS",
+        help="The greatest age of any byte. Default: all that the pool still holds.",
+    ),
+)
+
+
+def server_options(command: F) -> F:
+    """Add the options that say which server."""
+    return _all(_SERVER, command)
+
+
+def wanted_options(command: F) -> F:
+    """Add the options that say which bytes are welcome."""
+    return _all(_WANTED, command)
+
+
+def open_client(server: Server) -> EntropyClient:
+    """Make a client from options and environment. Raises ConfigError."""
+    environ = dict(os.environ)
+    if server["address"] is not None:
+        environ["QR_GRPC_SERVER_ADDRESS"] = server["address"]
+    if server["timeout_s"] is not None:
+        environ["QR_GRPC_TIMEOUT_MS"] = str(max(1, round(server["timeout_s"] * 1000)))
+    return EntropyClient.from_env(
+        environ,
+        tls=server["tls"],
+        ca_file=server["ca_file"],
+        allow_plaintext_beyond_loopback=server["allow_plaintext_beyond_loopback"],
+    )
+
+
+def split_options(options: dict[str, Any]) -> tuple[Server, Wanted]:
+    """Sort the options that both decorators added."""
+    wanted = Wanted(least_class=options.pop("least_class"), max_age_s=options.pop("max_age_s"))
+    return Server(**options), wanted  # type: ignore[typeddict-item]
+
+
+def printable(text: str) -> str:
+    """Return `text` of a server without what could steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _all(options: tuple[Callable[[F], F], ...], command: F) -> F:
+    for option in reversed(options):
+        command = option(command)
+    return command

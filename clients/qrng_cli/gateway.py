@@ -1,0 +1,30 @@
+"""`qrng gateway`: a gateway, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qrng_cli.programs import Layers, end_with, load_layers, program_options
+from qrng_gateway.app import main
+from qrng_gateway.config import ENV_PREFIX, GatewayConfig
+
+
+@click.command("gateway")
+@program_options
+def command(yaml_file: Path | None, end_with_fd: int | None, **layers: Any) -> None:
+    """Run a gateway: take signed chunks from a collector, serve every byte to one client.
+
+    \b
+      qrng gateway --config gateway.yaml --env-file gateway.env
+      qrng gateway --config gateway.yaml --set listen_address=127.0.0.1:6000
+
+    Settings come, strongest first, from --set, the environment (QRNG_GATEWAY_ and the name in capitals),
+    --env-file, the YAML file and their defaults. Every mistake is told at once, with exit code 2. SIGTERM and
+    Ctrl-C let running calls finish, and end with exit code 0.
+    """
+    config = load_layers(GatewayConfig, ENV_PREFIX, yaml_file, Layers(**layers))  # type: ignore[typeddict-item]
+    end_with(end_with_fd)
+    main(config)

@@ -1,0 +1,78 @@
+"""`qrng get`: a number of bytes, exactly."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qrng_cli.connection import Wanted, open_client, printable, server_options, split_options, wanted_options
+from qrng_cli.output import destination, progress
+from qrng_cli.sizes import Size
+from qrng_client import Entropy, EntropyClient
+
+PART_BYTES = 3 << 18
+"""What one message of a long transfer holds: 768 KiB, a multiple of three so that base64 joins up."""
+
+_ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "hex": lambda data: data.hex().encode(),
+    "base64": base64.b64encode,
+    "raw": bytes,
+}
+
+
+@click.command("get")
+@click.argument("size", type=Size(), metavar="N")
+@click.option("--hex", "form", flag_value="hex", default="hex", help="Hexadecimal digits and a newline (default).")
+@click.option("--base64", "form", flag_value="base64", help="Base64 and a newline.")
+@click.option("--raw", "form", flag_value="raw", help="The bytes themselves.")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="Write this file, whole or not at all, mode 0600."
+)
+@click.option("--force", is_flag=True, help="Write raw bytes even to a terminal.")
+@click.option("--label", is_flag=True, help="Tell on standard error what the bytes are.")
+@wanted_options
+@server_options
+def command(size: int, form: str, output: Path | None, force: bool, label: bool, **options: Any) -> None:
+    """Print N random bytes. N may end in K, M or G (1024, 1024^2, 1024^3).
+
+    \b
+      qrng get 32                             a 256-bit key, in hexadecimal
+      qrng get 16 --base64 --label            and what it is made of
+      qrng get 10M --raw -o random.bin        a file
+      qrng get 32 --least-class quantum       or exit code 5
+
+    Exactly N bytes, or an error and an exit code other than 0. On a pipe, a transfer of more than 1 MiB may
+    end early with such an error; a file written with --output never does.
+    """
+    server, wanted = split_options(options)
+    with open_client(server) as client, destination(output, raw=form == "raw", force=force) as sink:
+        labels: dict[str, None] = {}
+        with progress(size, worth_showing=size > PART_BYTES) as advance:
+            for entropy in parts(client, size, wanted):
+                sink.write(_ENCODERS[form](entropy.data))
+                advance(len(entropy))
+                labels[describe(entropy)] = None
+        if form != "raw":
+            sink.write(b"\n")
+    if label:
+        click.echo("\n".join(labels), err=True)
+
+
+def parts(client: EntropyClient, size: int, wanted: Wanted) -> Iterable[Entropy]:
+    """Return `size` bytes: as one answer when they fit, else as a stream."""
+    if size <= PART_BYTES:
+        return [client.get(size, **wanted)]
+    return client.stream(PART_BYTES, size, **wanted)
+
+
+def describe(entropy: Entropy) -> str:
+    """Say in a line what bytes are."""
+    return (
+        f"class={entropy.source_class.value} processing={entropy.processing.value} custody={entropy.custody.value}"
+        f" health={entropy.health_verdict.value} device={printable(entropy.device_id)}"
+        f" collector={printable(entropy.collector_id)}"
+    )

@@ -1,0 +1,103 @@
+"""What `qrng up` settles before it starts anything: keys, settings, addresses.
+
+Idea: both programs' settings are read here exactly as the programs will read them, so that every mistake
+is told before anything runs, and the addresses a person is shown are those in force.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from qrng_cli.child import Command
+from qrng_cli.demo import CLIENT_KEY, demo_settings, keep_address
+from qrng_collector import config as collector
+from qrng_gateway import config as gateway
+from qrng_grpc.config import host_and_port, load
+from qrng_grpc.errors import ConfigError
+
+_MARGIN_S = 10.0
+_PUSH_URL = collector.ENV_PREFIX + "PUSH_URL"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Two commands to run, and what a person must know to use them."""
+
+    gateway: Command
+    collector: Command
+    demo_file: Path
+    listen_addresses: Mapping[str, str]
+    """Where the gateway is to listen, by the setting's name in the environment."""
+    client_address: str
+    push_address: str
+    rest_address: str
+    state_dirs: tuple[Path, Path]
+    key_opens_gateway: bool
+    """Whether the key in the demo file is one of the gateway's."""
+    leaves_machine: bool
+    """Whether the owner allowed plaintext beyond loopback."""
+
+
+def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Plan:
+    """Settle everything. `settings` are stronger than the environment, which is stronger than `profile`.
+
+    Raises ConfigError with every mistake, and StateError when the demo file cannot be used.
+    """
+    demo_file = var / "demo.env"
+    demo = demo_settings(demo_file)
+    environ = {**os.environ, **settings}
+    env_files = (demo_file, profile) if profile is not None else (demo_file,)
+    state_dirs = (var / "gateway", var / "collector")
+
+    serve = _load(gateway.GatewayConfig, gateway.ENV_PREFIX, environ, env_files, {"state_dir": str(state_dirs[0])})
+    addresses = {
+        name: getattr(serve, name) for name in ("listen_address", "push_listen_address", "rest_listen_address")
+    }
+    client, push, rest = (_reachable(name, address) for name, address in addresses.items())
+
+    wanted = {"state_dir": str(state_dirs[1])}
+    if _PUSH_URL not in environ | (dotenv_values(profile) if profile is not None else {}):
+        wanted["push_url"] = push
+    collect = _load(collector.CollectorConfig, collector.ENV_PREFIX, environ, env_files, wanted)
+    keep_address(demo_file, demo, client)
+
+    return Plan(
+        gateway=_command("gateway", env_files, {"state_dir": str(state_dirs[0])}, environ, serve.drain_timeout),
+        collector=_command("collector", env_files, wanted, environ, collect.flush_timeout),
+        demo_file=demo_file,
+        listen_addresses={gateway.ENV_PREFIX + name.upper(): address for name, address in addresses.items()},
+        client_address=client,
+        push_address=push,
+        rest_address=rest,
+        state_dirs=state_dirs,
+        key_opens_gateway=demo[CLIENT_KEY] in [key.get_secret_value() for key in serve.api_keys],
+        leaves_machine=serve.allow_plaintext_beyond_loopback,
+    )
+
+
+def _load(model: type[Any], prefix: str, environ: Mapping[str, str], files: Any, overrides: Mapping[str, str]) -> Any:
+    return load(model, prefix=prefix, environ=environ, env_files=files, overrides=overrides)
+
+
+def _command(
+    name: str, env_files: tuple[Path, ...], settings: Mapping[str, str], environ: Mapping[str, str], drain_s: float
+) -> Command:
+    files = [argument for file in env_files for argument in ("--env-file", str(file))]
+    sets = [argument for item in settings.items() for argument in ("--set", "=".join(item))]
+    return Command(name, [*files, *sets], environ, drain_s + _MARGIN_S)
+
+
+def _reachable(name: str, address: str) -> str:
+    """Return where clients on this machine reach a listener at `address`."""
+    host, port = host_and_port(address)
+    if port == 0:
+        raise ConfigError([f"{name}: `up` must know the port, so it cannot be 0"])
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{_WILDCARDS.get(host, bracketed)}:{port}"

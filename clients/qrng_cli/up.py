@@ -1,0 +1,82 @@
+"""`qrng up`: a gateway and a collector on this machine, under one command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+
+from qrng_cli.programs import Assignment
+from qrng_cli.setup import prepare
+from qrng_cli.supervisor import supervise
+from qrng_grpc.chunk import is_id
+from qrng_grpc.errors import StateError
+from qrng_grpc.state import state_directory
+
+DEFAULT_PROFILE = "urandom"
+
+
+@click.command("up")
+@click.option("--profile", metavar="NAME", help="Use deployments/NAME/.env. Default: urandom, where that exists.")
+@click.option("--profile-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Use this profile.")
+@click.option(
+    "--var",
+    type=click.Path(path_type=Path),
+    default=Path("var"),
+    show_default=True,
+    help="Directory for keys and state; mode 0700 when it is made.",
+)
+@click.option(
+    "--set",
+    "settings",
+    type=Assignment(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="One setting by its name in the environment, such as QRNG_GATEWAY_LISTEN_ADDRESS. Not for keys.",
+)
+def command(profile: str | None, profile_file: Path | None, var: Path, settings: tuple[tuple[str, str], ...]) -> None:
+    """Run a gateway and a collector here, until Ctrl-C.
+
+    \b
+      qrng up
+      qrng up --set QRNG_GATEWAY_LISTEN_ADDRESS=127.0.0.1:6000
+
+    The first start makes keys and ids and keeps them in var/demo.env, mode 0600; later starts use them again.
+    Paste what it prints into another terminal. Settings come, strongest first, from --set, the environment,
+    the profile, var/demo.env and the defaults.
+
+    Ctrl-C ends the collector, which flushes what it holds, then the gateway, which lets running calls finish;
+    exit code 0. If either ends by itself, the other is stopped; exit code 1.
+    """
+    with _only_one(var):
+        plan = prepare(var, _profile_file(profile, profile_file), dict(settings))
+        asyncio.run(supervise(plan))
+
+
+def _profile_file(name: str | None, file: Path | None) -> Path | None:
+    if file is not None:
+        if name is not None:
+            raise click.UsageError("--profile and --profile-file exclude each other")
+        return file
+    if name is not None and not is_id(name):
+        raise click.UsageError("a profile is named by letters, digits and . _ -")
+    path = Path("deployments") / (name or DEFAULT_PROFILE) / ".env"
+    if path.is_file():
+        return path
+    if name is not None:
+        raise click.UsageError(f"there is no profile {name}: {path} does not exist")
+    return None  # the defaults are the operating system's randomness too
+
+
+@contextmanager
+def _only_one(var: Path) -> Iterator[None]:
+    """Hold `var` while the block runs. Raises StateError when another `up` does."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(state_directory(var))
+        except StateError as error:
+            raise StateError(f"{error.message}; does another `qrng up` run?") from None
+        yield

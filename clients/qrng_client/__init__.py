@@ -1,0 +1,29 @@
+"""Random bytes from a gateway, in a few lines.
+
+    from qrng_client import EntropyClient
+
+    with EntropyClient("localhost:50051", api_key=key) as client:
+        entropy = client.get(32)
+        entropy.data, entropy.source_class
+
+`AsyncEntropyClient` is the same for asyncio. A call returns exactly the bytes asked for, with honest
+labels, or raises one of the errors of `qrng_grpc.errors`. Nothing is ever made up for missing bytes.
+"""
+
+from qrng_client.aio import AsyncEntropyClient
+from qrng_client.entropy import BadReplyError, Entropy
+from qrng_client.status import GatewayStatus
+from qrng_client.sync import EntropyClient
+from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+
+__all__ = [
+    "AsyncEntropyClient",
+    "BadReplyError",
+    "Custody",
+    "Entropy",
+    "EntropyClient",
+    "GatewayStatus",
+    "HealthVerdict",
+    "Processing",
+    "SourceClass",
+]

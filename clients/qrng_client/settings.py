@@ -1,0 +1,32 @@
+"""A client's settings, from the environment: `QR_GRPC_SERVER_ADDRESS`, `QR_GRPC_API_KEY`, `QR_GRPC_TIMEOUT_MS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field, SecretStr
+
+from qrng_grpc.config import Settings, load
+
+ENV_PREFIX = "QR_"
+
+
+class ClientSettings(Settings):
+    """Where the server is, and how to speak to it."""
+
+    grpc_server_address: str = "localhost:50051"
+    """HOST:PORT, [IPV6]:PORT, dns:///HOST:PORT or unix:PATH."""
+    grpc_api_key: SecretStr = SecretStr("")
+    """The API key. Empty: none is sent."""
+    grpc_timeout_ms: int = Field(default=5000, ge=1, le=3_600_000)
+    """How long one answer may take, in milliseconds."""
+
+
+def client_settings(environ: Mapping[str, str]) -> ClientSettings:
+    """Read the settings above from `environ`. Other names that start with `QR_` belong to other programs.
+
+    Raises ConfigError with every mistake.
+    """
+    names = {ENV_PREFIX + name.upper() for name in ClientSettings.model_fields}
+    ours = {name: value for name, value in environ.items() if name.upper() in names}
+    return load(ClientSettings, prefix=ENV_PREFIX, environ=ours)

@@ -1,0 +1,116 @@
+"""A gateway's account of itself, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qrng_grpc.labels import Processing, SourceClass
+from qrng_grpc.v1 import entropy_pb2
+from qrng_grpc.wire import CLASSES, PROCESSINGS
+
+_Reply = entropy_pb2.GetStatusResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The bytes of one class and processing in the pool. None stands for a label this version does not know."""
+
+    source_class: SourceClass | None
+    processing: Processing | None
+    pooled_bytes: int
+    oldest_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """What the gateway knows of one collector: the last chunk it took, and how long ago it was heard."""
+
+    collector_id: str
+    epoch: int
+    sequence: int
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """Where every byte went since the gateway started. At rest, stored is the sum of the six below it."""
+
+    stored_bytes: int
+    served_bytes: int
+    pooled_bytes: int
+    expired_bytes: int
+    overflow_bytes: int
+    purged_bytes: int
+    dropped_at_shutdown_bytes: int
+    refused_bytes: dict[str, int]
+    """Bytes that never entered the pool, by reason."""
+    duplicate_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """The state of a gateway. `warnings` say in words what an operator should look at."""
+
+    state: str
+    """healthy, degraded or unhealthy; "unknown" for what this version does not know."""
+    pool_id: str
+    version: str
+    uptime_s: float
+    capacity_bytes: int
+    pooled_bytes: int
+    watermark: str
+    """low, medium, high or critical; "unknown" for what this version does not know."""
+    lanes: tuple[Lane, ...]
+    collectors: tuple[Collector, ...]
+    accounting: Accounting
+    served_claims: int
+    waiting_claims: int
+    warnings: tuple[str, ...]
+
+
+def read_status(reply: _Reply) -> GatewayStatus:
+    """Return `reply` as values."""
+    return GatewayStatus(
+        state=_name(_Reply.State.items(), reply.state, "STATE_"),
+        pool_id=reply.pool_id,
+        version=reply.version,
+        uptime_s=reply.uptime_seconds,
+        capacity_bytes=reply.capacity_bytes,
+        pooled_bytes=reply.pooled_bytes,
+        watermark=_name(_Reply.Watermark.items(), reply.watermark, "WATERMARK_"),
+        lanes=tuple(_lane(lane) for lane in reply.lanes),
+        collectors=tuple(_collector(collector) for collector in reply.collectors),
+        accounting=_accounting(reply.accounting),
+        served_claims=reply.served_claims,
+        waiting_claims=reply.waiting_claims,
+        warnings=tuple(reply.warnings),
+    )
+
+
+def _lane(lane: entropy_pb2.LaneStatus) -> Lane:
+    source_class, processing = CLASSES.from_proto(lane.source_class), PROCESSINGS.from_proto(lane.processing)
+    return Lane(source_class, processing, lane.pooled_bytes, lane.oldest_age_seconds)
+
+
+def _collector(collector: entropy_pb2.CollectorStatus) -> Collector:
+    return Collector(collector.collector_id, collector.epoch, collector.sequence, collector.silent_seconds)
+
+
+def _accounting(accounting: entropy_pb2.Accounting) -> Accounting:
+    return Accounting(
+        stored_bytes=accounting.stored_bytes,
+        served_bytes=accounting.served_bytes,
+        pooled_bytes=accounting.pooled_bytes,
+        expired_bytes=accounting.expired_bytes,
+        overflow_bytes=accounting.overflow_bytes,
+        purged_bytes=accounting.purged_bytes,
+        dropped_at_shutdown_bytes=accounting.dropped_at_shutdown_bytes,
+        refused_bytes={refused.reason: refused.refused_bytes for refused in accounting.refused},
+        duplicate_chunks=accounting.duplicate_chunks,
+    )
+
+
+def _name(members: Iterable[tuple[str, int]], number: int, prefix: str) -> str:
+    name = next((name for name, value in members if value == number), "").removeprefix(prefix).lower()
+    return name if name not in ("", "unspecified") else "unknown"

@@ -1,0 +1,201 @@
+"""The client for threads.
+
+Idea: the same calls over grpc's blocking channel; no event loop hides inside. One client may be used
+by many threads at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+from qrng_client.access import Access
+from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
+from qrng_client.failures import error_of_sync_call
+from qrng_client.requests import MAX_REQUEST_BYTES, RequestBook, Subscription, Wish
+from qrng_client.settings import client_settings
+from qrng_client.status import GatewayStatus, read_status
+from qrng_grpc.channel import Endpoint, open_channel
+from qrng_grpc.errors import ServerUnreachableError
+from qrng_grpc.labels import SourceClass
+from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc
+
+
+class EntropyClient:
+    """Random bytes from a gateway.
+
+        with EntropyClient("localhost:50051", api_key=key) as client:
+            entropy = client.get(32)
+
+    `timeout_s` bounds each call; a stream waits for each message twice as long, so that the server can say
+    first why there is none. Reads above `max_request_bytes` are split; set it to the server's maximum when
+    that is lower than 1 MiB. A `channel` passed in is used instead of `address` and left open.
+
+    Raises ConfigError for an address, a CA file or a key that cannot be used, and for plaintext to
+    another machine unless `allow_plaintext_beyond_loopback`.
+    """
+
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 5.0,
+        max_request_bytes: int = MAX_REQUEST_BYTES,
+        tls: bool = False,
+        ca_file: Path | None = None,
+        allow_plaintext_beyond_loopback: bool = False,
+        channel: grpc.Channel | None = None,
+    ) -> None:
+        self._access = Access(api_key)
+        self._requests = RequestBook(max_request_bytes)
+        self._timeout_s = timeout_s
+        self._address = address if channel is None else "a given channel"
+        self._owned: grpc.Channel | None = None
+        if channel is None:
+            channel = self._owned = open_channel(Endpoint(address, tls, ca_file, allow_plaintext_beyond_loopback))
+        self._stub = entropy_pb2_grpc.EntropyServiceStub(channel)
+
+    @classmethod
+    def from_env(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        tls: bool = False,
+        ca_file: Path | None = None,
+        allow_plaintext_beyond_loopback: bool = False,
+    ) -> Self:
+        """Make a client from `QR_GRPC_SERVER_ADDRESS`, `QR_GRPC_API_KEY` and `QR_GRPC_TIMEOUT_MS`."""
+        settings = client_settings(environ)
+        return cls(
+            settings.grpc_server_address,
+            api_key=settings.grpc_api_key.get_secret_value(),
+            timeout_s=settings.grpc_timeout_ms / 1000,
+            tls=tls,
+            ca_file=ca_file,
+            allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback,
+        )
+
+    def __repr__(self) -> str:
+        return f"EntropyClient({self._address!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel if this client opened it."""
+        if self._owned is not None:
+            self._owned.close()
+
+    def get(self, n: int, *, least_class: SourceClass | None = None, max_age_s: float | None = None) -> Entropy:
+        """Return exactly `n` bytes (1 to 1 GiB) of `least_class` or better, none older than `max_age_s`.
+
+        More than `max_request_bytes` are read in several calls, one after the other, and carry the weakest
+        of their labels. When one of them fails, the bytes already claimed are lost.
+
+        Raises InvalidRequestError, AuthenticationError, LimitError, PoolShortError, WeakerSourceError,
+        DrainingError, ServerUnreachableError or BadReplyError; `retry_after_s` says when to come back.
+        """
+        requests = self._requests.gets(n, Wish(least_class, max_age_s))
+        return join([self._get(request, least_class) for request in requests])
+
+    def stream(
+        self,
+        bytes_per_message: int,
+        total: int | None = None,
+        *,
+        least_class: SourceClass | None = None,
+        max_age_s: float | None = None,
+    ) -> Generator[Entropy, None, None]:
+        """Iterate over messages of `bytes_per_message` bytes: `total` bytes in all, or without end.
+
+        The gateway claims bytes as they are read. Closing the iterator ends the call; what the transport
+        had buffered by then is lost. Raises as `get`; bytes received before stay good.
+        """
+        subscription = self._requests.subscription(bytes_per_message, total, Wish(least_class, max_age_s))
+        return self._messages(subscription, least_class)
+
+    def status(self) -> GatewayStatus:
+        """Return what the gateway says of its pool, collectors and bytes. Raises as `get`."""
+        request = entropy_pb2.GetStatusRequest()
+        try:
+            reply = self._stub.GetStatus(request, timeout=self._timeout_s, metadata=self._access.metadata)
+        except grpc.RpcError as error:
+            raise error_of_sync_call(error) from None
+        return read_status(reply)
+
+    def _get(self, request: entropy_pb2.GetEntropyRequest, least_class: SourceClass | None) -> Entropy:
+        try:
+            reply = self._stub.GetEntropy(request, timeout=self._timeout_s, metadata=self._access.metadata)
+        except grpc.RpcError as error:
+            raise error_of_sync_call(error) from None
+        return read_reply(reply, size=request.bytes_needed, sequence_id=request.sequence_id, least_class=least_class)
+
+    def _messages(self, subscription: Subscription, least_class: SourceClass | None) -> Generator[Entropy, None, None]:
+        request = subscription.request
+        call = self._stub.SubscribeEntropy(request, metadata=self._access.metadata)
+        with _SilenceWatch(call.cancel, 2 * self._timeout_s) as watch:
+            for size in subscription.sizes():
+                with watch.waiting():
+                    reply = _next(call, watch)
+                yield read_reply(reply, size=size, sequence_id=request.sequence_id, least_class=least_class)
+
+
+class _SilenceWatch:
+    """Cancels a call that keeps its reader waiting for longer than `limit_s`; and in any case at the end.
+
+    A blocking read cannot be given a time of its own, so one thread per stream looks at the time, eight
+    times within the limit: a silence is ended after one to 1.125 times the limit.
+    """
+
+    def __init__(self, cancel: Callable[[], object], limit_s: float) -> None:
+        self._cancel = cancel
+        self._limit_s = limit_s
+        self._waiting_since: float | None = None
+        self._ended = threading.Event()
+        self.expired = False
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._look, name="qrng-silence-watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._cancel()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time spent inside."""
+        self._waiting_since = time.monotonic()
+        yield
+        self._waiting_since = None
+
+    def _look(self) -> None:
+        while not self._ended.wait(self._limit_s / 8):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since >= self._limit_s:
+                self.expired = True
+                self._cancel()
+                return
+
+
+def _next(
+    call: Iterator[entropy_pb2.SubscribeEntropyResponse], watch: _SilenceWatch
+) -> entropy_pb2.SubscribeEntropyResponse:
+    try:
+        return next(call)
+    except StopIteration:
+        raise BadReplyError("the server ended the stream before it was complete") from None
+    except grpc.RpcError as error:
+        if watch.expired:
+            raise ServerUnreachableError("the server sent nothing in time") from None
+        raise error_of_sync_call(error) from None

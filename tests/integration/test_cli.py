@@ -1,0 +1,244 @@
+"""The `qrng` command as a script sees it: standard output, standard error, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import pty
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qrng_grpc.testing.gateway import RunningGateway, running_gateway
+
+QRNG = (sys.executable, "-m", "qrng_cli.main")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs `qrng` with a gateway's address and key in the environment."""
+
+    gateway: RunningGateway
+    environ: dict[str, str]
+
+    async def qrng(self, *arguments: str, **environ: str) -> Done:
+        process = await asyncio.create_subprocess_exec(
+            *QRNG,
+            *arguments,
+            env=self.environ | environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return Done(process.returncode, out, err.decode())
+
+
+@pytest.fixture
+async def shell() -> AsyncIterator[Shell]:
+    async with running_gateway(max_wait=0) as gateway:
+        client = {"QR_GRPC_SERVER_ADDRESS": gateway.client_address, "QR_GRPC_API_KEY": gateway.api_key}
+        yield Shell(gateway, {**os.environ, **client})
+
+
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
+def is_device(path: Path) -> bool:
+    return path.is_char_device()
+
+
+async def test_get_in_every_form(shell: Shell) -> None:
+    """N bytes come as hexadecimal by default, as base64, or as they are."""
+    data = os.urandom(96)
+    await shell.gateway.push(data)
+    as_hex = await shell.qrng("get", "32")
+    as_base64 = await shell.qrng("get", "32", "--base64", "--label")
+    raw = await shell.qrng("get", "32", "--raw")
+    assert (as_hex.code, as_hex.out, as_hex.err) == (0, data[:32].hex().encode() + b"\n", "")
+    assert as_base64.out == base64.b64encode(data[32:64]) + b"\n"
+    assert as_base64.err.startswith("class=operating_system processing=none custody=local health=untested")
+    assert raw.out == data[64:]
+
+
+async def test_long_get(shell: Shell) -> None:
+    """A transfer of many messages joins up seamlessly, in base64 too."""
+    data = os.urandom(2_000_000)
+    await shell.gateway.push(data)
+    done = await shell.qrng("get", "2000000", "--base64")
+    assert base64.b64decode(done.out) == data
+
+
+async def test_get_to_a_file(shell: Shell, tmp_path: Path) -> None:
+    """A file is written whole, for its owner alone; when bytes are missing there is none."""
+    data = os.urandom(1 << 20)
+    await shell.gateway.push(data)
+    path = tmp_path / "random.bin"
+    assert (await shell.qrng("get", "1M", "--raw", "-o", str(path))).code == 0
+    assert path.read_bytes() == data
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await shell.gateway.push(os.urandom(1 << 20))
+    missing = tmp_path / "missing.bin"
+    assert (await shell.qrng("get", "2M", "--raw", "-o", str(missing))).code == 3
+    assert names_in(tmp_path) == [path.name]
+
+
+async def test_get_to_a_device(shell: Shell) -> None:
+    """An output that is no regular file is written to, not replaced."""
+    await shell.gateway.push(os.urandom(64))
+    assert (await shell.qrng("get", "32", "--raw", "--output", "/dev/null")).code == 0
+    assert is_device(Path("/dev/null"))
+    to_stdout = await shell.qrng("get", "32", "--raw", "--output", "-")
+    assert len(to_stdout.out) == 32
+
+
+async def test_unwritable_output(shell: Shell, tmp_path: Path) -> None:
+    """A file that cannot be written is told in one line, and costs no bytes."""
+    await shell.gateway.push(os.urandom(32))
+    done = await shell.qrng("get", "32", "-o", str(tmp_path / "missing" / "file"))
+    assert done.code == 1
+    assert done.err.startswith("Error: ")
+    assert done.err.count("\n") == 1
+    assert shell.gateway.gateway.pool.level == 32
+
+
+async def test_stream(shell: Shell) -> None:
+    """A stream with a total writes exactly that."""
+    data = os.urandom(5000)
+    await shell.gateway.push(data)
+    done = await shell.qrng("stream", "--total", "5000", "--bytes-per-message", "1K")
+    assert (done.code, done.out, done.err) == (0, data, "")
+
+
+async def test_reader_has_enough(shell: Shell) -> None:
+    """A reader that goes away ends an endless stream quietly, with exit code 0."""
+    data = os.urandom(5 << 20)
+    await shell.gateway.push(data)
+    read, write = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *QRNG, "stream", env=shell.environ, stdout=write, stderr=asyncio.subprocess.PIPE
+    )
+    os.close(write)
+    with os.fdopen(read, "rb") as reader:
+        first = await asyncio.to_thread(reader.read, 1000)
+    _, err = await process.communicate()
+    assert first == data[:1000]
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_interrupted_stream(shell: Shell) -> None:
+    """Ctrl-C ends a stream quietly, with exit code 130."""
+    await shell.gateway.push(os.urandom(100))
+    async with running_gateway(max_wait=60) as patient:
+        await patient.push(os.urandom(100))
+        process = await asyncio.create_subprocess_exec(
+            *(*QRNG, "stream", "--bytes-per-message", "100", "--address", patient.client_address, "--timeout", "60"),
+            env=shell.environ | {"QR_GRPC_API_KEY": patient.api_key},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        await process.stdout.readexactly(100)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"")
+
+
+@pytest.mark.parametrize("arguments", [("get", "32", "--raw"), ("stream", "--total", "32")])
+async def test_no_raw_bytes_to_a_terminal(shell: Shell, arguments: tuple[str, ...]) -> None:
+    """Raw bytes do not go to a terminal unless forced, and none are claimed for it."""
+    await shell.gateway.push(b"x" * 32)
+    ours, terminal = pty.openpty()
+    try:
+        for force, code in (((), 2), (("--force",), 0)):
+            process = await asyncio.create_subprocess_exec(
+                *QRNG, *arguments, *force, env=shell.environ, stdout=terminal, stderr=asyncio.subprocess.PIPE
+            )
+            _, err = await process.communicate()
+            assert process.returncode == code
+            assert (b"terminal" in err) is (code == 2)
+        assert os.read(ours, 100) == b"x" * 32
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+
+async def test_progress_on_a_terminal(shell: Shell, tmp_path: Path) -> None:
+    """A person sees a bar on a long transfer; it goes to standard error."""
+    await shell.gateway.push(os.urandom(2 << 20))
+    ours, terminal = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *QRNG,
+            "get",
+            "2M",
+            "--raw",
+            env=shell.environ | {"TERM": "xterm"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=terminal,
+        )
+        out, _ = await process.communicate()
+        assert len(out) == 2 << 20
+        assert b"MiB" in os.read(ours, 65536)
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+
+async def test_status(shell: Shell) -> None:
+    """The status is a table for people and JSON for programs."""
+    await shell.gateway.push(os.urandom(64))
+    table = await shell.qrng("status")
+    parsed = json.loads((await shell.qrng("status", "--json")).out)
+    assert shell.gateway.pool_id.encode() in table.out
+    assert b"operating_system" in table.out
+    assert parsed["pooled_bytes"] == 64
+    assert parsed["lanes"][0]["source_class"] == "operating_system"
+    assert parsed["accounting"]["stored_bytes"] == 64
+
+
+async def test_exit_codes(shell: Shell) -> None:
+    """Scripts can tell failures apart; each is one line, without traceback or key."""
+    ends = {
+        "usage": (await shell.qrng("get", "nothing"), 2),
+        "configuration": (await shell.qrng("get", "1", "--address", "gateway.example:1"), 2),
+        "unreachable": (await shell.qrng("get", "1", "--address", "127.0.0.1:1"), 3),
+        "short pool": (await shell.qrng("get", "1"), 3),
+        "wrong key": (await shell.qrng("get", "1", QR_GRPC_API_KEY="wrong-key-of-a-client"), 4),
+        "weaker source": (await shell.qrng("get", "1", "--least-class", "quantum"), 5),
+    }
+    assert {name: done.code for name, (done, _) in ends.items()} == {name: code for name, (_, code) in ends.items()}
+    for done, code in ends.values():
+        assert done.out == b""
+        assert "Traceback" not in done.err
+        assert "wrong-key-of-a-client" not in done.err
+        assert shell.gateway.api_key not in done.err
+        if code > 2:
+            assert done.err.count("\n") == 1
+
+
+async def test_options_choose_bytes(shell: Shell) -> None:
+    """Age limit, time-out and address are taken from the command line."""
+    await shell.gateway.push(os.urandom(8), capture_start_ns=shell.gateway.clock.now_ns())
+    environ = {"QR_GRPC_SERVER_ADDRESS": "127.0.0.1:1"}
+    options = ("--address", shell.gateway.client_address, "--max-age", "3000", "--timeout", "10")
+    done = await shell.qrng("get", "8", *options, **environ)
+    assert done.code == 0

@@ -1,0 +1,350 @@
+"""The client library against a real gateway, and against a server that breaks the contract."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from qrng_client import AsyncEntropyClient, BadReplyError, Entropy, EntropyClient, GatewayStatus, SourceClass
+from qrng_grpc.channel import Endpoint, open_async_channel, open_channel
+from qrng_grpc.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    PoolShortError,
+    QrngError,
+    ServerUnreachableError,
+    WeakerSourceError,
+)
+from qrng_grpc.testing.gateway import RunningGateway, running_gateway
+from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc, labels_pb2
+
+MIB = 1 << 20
+
+
+class SyncReader:
+    """The client for threads, driven from a thread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._client = EntropyClient(*args, **kwargs)
+
+    async def get(self, *args: Any, **kwargs: Any) -> Entropy:
+        return await asyncio.to_thread(self._client.get, *args, **kwargs)
+
+    async def stream(self, *args: Any, most: int | None = None, **kwargs: Any) -> list[Entropy]:
+        return await asyncio.to_thread(lambda: list(islice(self._client.stream(*args, **kwargs), most)))
+
+    async def status(self) -> GatewayStatus:
+        return await asyncio.to_thread(self._client.status)
+
+    async def close(self) -> None:
+        self._client.close()
+
+
+class AsyncReader:
+    """The client for asyncio, with the same calls."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._client = AsyncEntropyClient(*args, **kwargs)
+        self.get = self._client.get
+        self.status = self._client.status
+        self.close = self._client.close
+
+    async def stream(self, *args: Any, most: int | None = None, **kwargs: Any) -> list[Entropy]:
+        messages: list[Entropy] = []
+        stream = self._client.stream(*args, **kwargs)
+        async for entropy in stream:
+            messages.append(entropy)
+            if len(messages) == most:
+                break
+        await stream.aclose()
+        return messages
+
+
+Reader = SyncReader | AsyncReader
+
+
+@pytest.fixture(params=[AsyncReader, SyncReader], ids=["async", "sync"])
+def kind(request: pytest.FixtureRequest) -> type[Reader]:
+    chosen: type[Reader] = request.param
+    return chosen
+
+
+@asynccontextmanager
+async def reader(kind: type[Reader], *args: Any, **kwargs: Any) -> AsyncIterator[Reader]:
+    opened = kind(*args, **kwargs)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[RunningGateway]:
+    async with running_gateway(max_wait=0) as running:
+        yield running
+
+
+async def test_get(kind: type[Reader], gateway: RunningGateway) -> None:
+    """A client gets exactly the bytes that were pushed, with their labels."""
+    data = os.urandom(4096)
+    await gateway.push(data, capture_start_ns=(captured := gateway.clock.now_ns()))
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+        first, second = await client.get(1000), await client.get(3096)
+    assert first.data + second.data == data
+    assert first.source_class is SourceClass.OPERATING_SYSTEM
+    assert (first.device_id, first.collector_id) == ("test-device", gateway.collector_id)
+    assert first.capture_start_ns == first.capture_end_ns == first.generation_timestamp_ns == captured
+
+
+async def test_get_more_than_a_message(kind: type[Reader], gateway: RunningGateway) -> None:
+    """More bytes than a message holds arrive in order, exactly."""
+    data = os.urandom(2 * MIB + 5)
+    await gateway.push(data)
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+        entropy = await client.get(2 * MIB + 5)
+    assert entropy.data == data
+
+
+async def test_stream(kind: type[Reader], gateway: RunningGateway) -> None:
+    """A bounded stream holds its total, in messages of the size asked for."""
+    data = os.urandom(1000)
+    await gateway.push(data)
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+        messages = await client.stream(300, 1000)
+    assert [len(message) for message in messages] == [300, 300, 300, 100]
+    assert b"".join(map(bytes, messages)) == data
+
+
+async def test_endless_stream(kind: type[Reader], gateway: RunningGateway) -> None:
+    """An endless stream can be left at any time; the client stays usable."""
+    data = os.urandom(MIB)
+    await gateway.push(data)
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+        messages = await client.stream(100, most=3)
+        assert (await client.status()).pool_id == gateway.pool_id
+    assert b"".join(map(bytes, messages)) == data[:300]
+
+
+async def test_status(kind: type[Reader], gateway: RunningGateway) -> None:
+    """The status says where every byte went."""
+    await gateway.push(os.urandom(500))
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+        await client.get(200)
+        status = await client.status()
+    assert (status.accounting.stored_bytes, status.accounting.served_bytes, status.pooled_bytes) == (500, 200, 300)
+    assert (status.capacity_bytes, status.watermark) == (10_000_000, "low")
+    assert [(lane.source_class, lane.pooled_bytes) for lane in status.lanes] == [(SourceClass.OPERATING_SYSTEM, 300)]
+    assert [collector.collector_id for collector in status.collectors] == [gateway.collector_id]
+    assert status.state in ("healthy", "degraded")
+
+
+async def test_errors_of_the_gateway(kind: type[Reader], gateway: RunningGateway) -> None:
+    """What the gateway refuses, the client raises by its class."""
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+        with pytest.raises(PoolShortError) as short:
+            await client.get(32)
+        with pytest.raises(WeakerSourceError):
+            await client.get(32, least_class=SourceClass.QUANTUM)
+        with pytest.raises(InvalidRequestError):
+            await client.get(0)
+        with pytest.raises(PoolShortError):
+            await client.stream(32, 64)
+    assert short.value.retry_after_s is not None
+
+
+async def test_lower_maximum(kind: type[Reader]) -> None:
+    """A server with a lower maximum refuses more; told of it, the client splits."""
+    async with running_gateway(max_wait=0, max_request_bytes=100) as gateway:
+        data = os.urandom(250)
+        await gateway.push(data)
+        async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+            with pytest.raises(InvalidRequestError) as refused:
+                await client.get(250)
+        async with reader(kind, gateway.client_address, api_key=gateway.api_key, max_request_bytes=100) as client:
+            assert (await client.get(250)).data == data
+    assert refused.value.field == "bytes_needed"
+
+
+@pytest.mark.parametrize("key", ["another-key-of-16-characters", "", None])
+async def test_wrong_key(kind: type[Reader], gateway: RunningGateway, key: str | None) -> None:
+    """Without a right key there is nothing, and the error does not repeat the key."""
+    async with reader(kind, gateway.client_address, api_key=key) as client:
+        for call in (client.get(32), client.stream(32, 64), client.status()):
+            with pytest.raises(AuthenticationError) as caught:
+                await call
+            assert not key or key not in str(caught.value)
+
+
+async def test_nobody_there(kind: type[Reader]) -> None:
+    """A server that is not there is an error of its own."""
+    async with reader(kind, "127.0.0.1:1", timeout_s=5) as client:
+        for call in (client.get(32), client.stream(32, 64), client.status()):
+            with pytest.raises(ServerUnreachableError):
+                await call
+
+
+async def test_given_channel_stays_open(gateway: RunningGateway) -> None:
+    """A channel passed in belongs to its owner: the client leaves it open."""
+    await gateway.push(os.urandom(64))
+    async with open_async_channel(Endpoint(gateway.client_address)) as channel:
+        for _ in range(2):
+            async with AsyncEntropyClient(channel=channel, api_key=gateway.api_key) as client:
+                assert len(await client.get(16)) == 16
+
+    def twice() -> None:
+        with open_channel(Endpoint(gateway.client_address)) as channel:
+            for _ in range(2):
+                with EntropyClient(channel=channel, api_key=gateway.api_key) as client:
+                    assert len(client.get(16)) == 16
+
+    await asyncio.to_thread(twice)
+
+
+async def test_from_env(gateway: RunningGateway) -> None:
+    """A client made from the environment reads from the server it names."""
+    await gateway.push(os.urandom(64))
+    environ = {"QR_GRPC_SERVER_ADDRESS": gateway.client_address, "QR_GRPC_API_KEY": gateway.api_key}
+    async with AsyncEntropyClient.from_env(environ) as client:
+        assert len(await client.get(32)) == 32
+
+    def read() -> int:
+        with EntropyClient.from_env(environ) as client:
+            return len(client.get(32))
+
+    assert await asyncio.to_thread(read) == 32
+
+
+# ---- A server that breaks the contract --------------------------------------------------------------------
+
+
+@dataclass
+class FakeService(entropy_pb2_grpc.EntropyServiceServicer):
+    """An EntropyService that answers zeros, changed by `spoil`; ends streams after `most`, or falls silent."""
+
+    spoil: dict[str, Any] = field(default_factory=dict)
+    most: int = 1000
+    silent: bool = False
+    abort: str | None = None
+
+    async def GetEntropy(self, request: Any, context: Any) -> Any:
+        if self.abort is not None:
+            await context.abort(grpc.StatusCode.INTERNAL, self.abort)
+        return entropy_pb2.GetEntropyResponse(**self._whole(request.bytes_needed, request.sequence_id))
+
+    async def SubscribeEntropy(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        for _ in range(self.most):
+            yield entropy_pb2.SubscribeEntropyResponse(**self._whole(request.bytes_per_message, request.sequence_id))
+        if self.silent:
+            await asyncio.Event().wait()
+
+    def _whole(self, size: int, sequence_id: int) -> dict[str, Any]:
+        whole = {
+            "data": bytes(size),
+            "sequence_id": sequence_id,
+            "source_class": labels_pb2.SOURCE_CLASS_QUANTUM,
+            "processing": labels_pb2.PROCESSING_NONE,
+            "custody": labels_pb2.CUSTODY_LOCAL,
+            "health_verdict": labels_pb2.HEALTH_VERDICT_PASSED,
+        }
+        return whole | self.spoil
+
+
+@asynccontextmanager
+async def serving(service: FakeService, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    entropy_pb2_grpc.add_EntropyServiceServicer_to_server(service, server)
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    "spoil", [{"data": b"short"}, {"sequence_id": -1}, {"source_class": 0}, {"custody": 9}], ids=str
+)
+async def test_broken_reply(kind: type[Reader], spoil: dict[str, Any]) -> None:
+    """A reply that is not exactly what was asked for is an error, on every kind of call."""
+    async with serving(FakeService(spoil)) as address, reader(kind, address) as client:
+        with pytest.raises(BadReplyError):
+            await client.get(32)
+        with pytest.raises(BadReplyError):
+            await client.stream(32, 64)
+
+
+async def test_stream_cut_short(kind: type[Reader]) -> None:
+    """A stream that ends well before its total is an error, not a smaller total."""
+    async with serving(FakeService(most=2)) as address, reader(kind, address) as client:
+        with pytest.raises(BadReplyError, match="before it was complete"):
+            await client.stream(32, 96)
+
+
+async def test_silent_stream(kind: type[Reader]) -> None:
+    """A stream on which nothing comes ends in an error, not never."""
+    async with serving(FakeService(most=1, silent=True)) as address, reader(kind, address, timeout_s=0.1) as client:
+        with pytest.raises(ServerUnreachableError, match="in time"):
+            await client.stream(32, 96)
+
+
+async def test_text_of_a_stranger(kind: type[Reader]) -> None:
+    """What a server writes into an error reaches nobody."""
+    async with serving(FakeService(abort="evil\x1b[2J")) as address, reader(kind, address) as client:
+        with pytest.raises(QrngError) as caught:
+            await client.get(32)
+    assert str(caught.value) == "the call failed (INTERNAL)"
+
+
+# ---- TLS --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[grpc.ServerCredentials, Path]:
+    """A self-signed certificate for 127.0.0.1: what a server shows, and the file a client trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(pem)
+    return grpc.ssl_server_credentials([(secret, pem)]), ca_file
+
+
+async def test_tls(kind: type[Reader], certificate: tuple[grpc.ServerCredentials, Path]) -> None:
+    """Over TLS a client believes the authority it was given, and no other."""
+    credentials, ca_file = certificate
+    async with serving(FakeService(), credentials) as address:
+        async with reader(kind, address, ca_file=ca_file) as client:
+            assert len(await client.get(32)) == 32
+        async with reader(kind, address, tls=True) as client:
+            with pytest.raises(ServerUnreachableError):
+                await client.get(32)

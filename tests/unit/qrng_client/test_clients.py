@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qrng_client import AsyncEntropyClient, EntropyClient
+from qrng_client.settings import client_settings
+from qrng_grpc.errors import ConfigError, InvalidRequestError
+
+KEY = "a-key-of-some-length"
+
+
+def test_light_imports() -> None:
+    """The client library needs nothing of the servers or the command, nor their packages."""
+    program = "import json, sys, qrng_client; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    modules = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    heavy = {"aiohttp", "structlog", "click", "rich", "cryptography", "opentelemetry", "stamina", "uvloop"}
+    assert modules.isdisjoint(heavy | {"qrng_gateway", "qrng_collector", "qrng_cli"})
+
+
+@pytest.mark.parametrize("cls", [EntropyClient, AsyncEntropyClient])
+async def test_key_never_shown(cls: type[EntropyClient] | type[AsyncEntropyClient]) -> None:
+    """A client's repr shows where it speaks to, never the key; nor do its parts."""
+    client = cls("localhost:1", api_key=KEY)
+    try:
+        assert repr(client) == f"{cls.__name__}('localhost:1')"
+        assert KEY not in repr(vars(client))
+    finally:
+        closing = client.close()
+        if closing is not None:
+            await closing
+
+
+@pytest.mark.parametrize("key", ["with blank ", "two\nlines", "schlüssel", "nul\0"])
+def test_key_that_cannot_travel(key: str) -> None:
+    """A key that gRPC would quote in an error of its own is refused, unquoted."""
+    with pytest.raises(ConfigError) as caught:
+        EntropyClient(api_key=key)
+    assert key.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["gateway.example:50051", "192.0.2.1:50051", "dns:///gateway.example:50051"])
+def test_plaintext_beyond_loopback(address: str) -> None:
+    """No key leaves this machine in clear, until that is allowed in words."""
+    with pytest.raises(ConfigError, match="plaintext"):
+        EntropyClient(address, api_key=KEY)
+    EntropyClient(address, api_key=KEY, allow_plaintext_beyond_loopback=True).close()
+    EntropyClient(address, api_key=KEY, tls=True).close()
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "localhost:x", "http://localhost:1", "::1:50051", ":50051"])
+def test_no_address(address: str) -> None:
+    """What is no address is refused at once."""
+    with pytest.raises(ConfigError, match="server address"):
+        EntropyClient(address)
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "[::1]:1", "dns:///localhost:1", "unix:/tmp/x.sock"])
+def test_local_address(address: str) -> None:
+    """Plaintext on this machine needs no permission."""
+    EntropyClient(address).close()
+
+
+def test_unusable_ca_file(tmp_path: Path) -> None:
+    """A CA file that is missing or holds no certificate is refused, not ignored."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        EntropyClient(ca_file=tmp_path / "missing.pem")
+    empty = tmp_path / "empty.pem"
+    empty.write_text("nothing")
+    with pytest.raises(ConfigError, match="no certificate"):
+        EntropyClient(ca_file=empty)
+
+
+def test_maximum_out_of_range() -> None:
+    """A message size no server takes is refused."""
+    with pytest.raises(InvalidRequestError):
+        EntropyClient(max_request_bytes=(1 << 20) + 1)
+
+
+def test_environment() -> None:
+    """Address, key and time-out come from the environment; other QR_ names are left to other programs."""
+    settings = client_settings(
+        {
+            "QR_GRPC_SERVER_ADDRESS": "[::1]:6000",
+            "QR_GRPC_API_KEY": KEY,
+            "QR_GRPC_TIMEOUT_MS": "250",
+            "QR_TOP_K": "50",
+            "QRNG_GATEWAY_BUFFER_SIZE": "x",
+        }
+    )
+    assert settings.grpc_server_address == "[::1]:6000"
+    assert settings.grpc_api_key.get_secret_value() == KEY
+    assert settings.grpc_timeout_ms == 250
+    assert KEY not in repr(settings)
+
+
+def test_environment_mistakes() -> None:
+    """A time-out that is none is refused by name."""
+    with pytest.raises(ConfigError, match="grpc_timeout_ms"):
+        EntropyClient.from_env({"QR_GRPC_TIMEOUT_MS": "soon"})

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrng_client import SourceClass
+from qrng_client.requests import MAX_GET_BYTES, MAX_REQUEST_BYTES, RequestBook, Wish
+from qrng_grpc.errors import InvalidRequestError
+from qrng_grpc.v1 import labels_pb2
+
+
+@given(n=st.integers(1, 5000), most=st.integers(1, 1000))
+def test_gets_add_up(n: int, most: int) -> None:
+    """The requests for n bytes ask for exactly n, none for more than a message holds, each with its own number."""
+    requests = RequestBook(most).gets(n, Wish())
+    assert sum(request.bytes_needed for request in requests) == n
+    assert all(1 <= request.bytes_needed <= most for request in requests)
+    assert len({request.sequence_id for request in requests}) == len(requests)
+
+
+@given(total=st.integers(1, 5000), each=st.integers(1, 1000))
+def test_subscription_adds_up(total: int, each: int) -> None:
+    """The messages of a bounded stream hold its total; only the last may be shorter."""
+    sizes = list(RequestBook().subscription(each, total, Wish()).sizes())
+    assert sum(sizes) == total
+    assert set(sizes[:-1]) <= {each}
+
+
+def test_endless_subscription() -> None:
+    """A stream without total has messages of one size for ever, and asks for that."""
+    subscription = RequestBook().subscription(16, None, Wish())
+    assert subscription.request.total_bytes == 0
+    assert list(islice(subscription.sizes(), 1000)) == [16] * 1000
+
+
+@pytest.mark.parametrize("n", [0, -1, MAX_GET_BYTES + 1, 2**70])
+def test_size_out_of_range(n: int) -> None:
+    """A size out of range is refused before anything is sent, and named."""
+    with pytest.raises(InvalidRequestError) as caught:
+        RequestBook().gets(n, Wish())
+    assert caught.value.field == "n"
+
+
+@pytest.mark.parametrize(("each", "total"), [(0, None), (-5, None), (MAX_REQUEST_BYTES + 1, None), (8, 0), (8, -1)])
+def test_stream_out_of_range(each: int, total: int | None) -> None:
+    """A stream of nothing is refused: on the wire, 0 would mean without end."""
+    with pytest.raises(InvalidRequestError):
+        RequestBook().subscription(each, total, Wish())
+
+
+@pytest.mark.parametrize("age", [0, -1, 0.0001, float("nan"), float("inf"), 2e9])
+def test_age_out_of_range(age: float) -> None:
+    """An age that would round to "any", or is none, is refused."""
+    with pytest.raises(InvalidRequestError):
+        Wish(max_age_s=age)
+
+
+def test_wish_on_the_wire() -> None:
+    """Least class and age travel with every request; left out, the gateway's own apply."""
+    wish = Wish(SourceClass.QUANTUM, 1.5)
+    request = RequestBook().gets(1, wish)[0]
+    assert (request.least_class, request.max_age_ms) == (labels_pb2.SOURCE_CLASS_QUANTUM, 1500)
+    stream = RequestBook().subscription(1, 1, wish).request
+    assert (stream.least_class, stream.max_age_ms) == (labels_pb2.SOURCE_CLASS_QUANTUM, 1500)
+    plain = RequestBook().gets(1, Wish())[0]
+    assert (plain.least_class, plain.max_age_ms) == (labels_pb2.SOURCE_CLASS_UNSPECIFIED, 0)
