@@ -1,8 +1,8 @@
 """A character device or a file: `/dev/qrandom0`, `/dev/hwrng`, a recording.
 
 Idea: what has been read is gone. A device is opened once and read forward only; a file that ends is
-an error and never starts again, since that would serve its bytes twice. (That holds within one
-`DeviceSource`: a new one begins a regular file at its start, so give every recording to one run only.)
+an error and never starts again, since that would serve its bytes twice. How far a regular file was read
+is made durable before its bytes are handed out, so that the next run goes on behind them.
 
 Devices block, and some do so in ways nobody can interrupt. So each read runs in a thread of its own,
 which waits for the device *or* a wake-up of ours, one read at a time. A driver that blocks all the
@@ -22,9 +22,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from qrng_grpc.errors import SourceError
+from qrng_grpc.errors import SourceError, StateError
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources import one_device
+from qrng_grpc.state import NumbersFile
 
 CLOSE_PATIENCE_S = 1.0
 """How long `close` waits for a read that does not answer the wake-up."""
@@ -36,12 +37,23 @@ class DeviceSource:
     """Bytes of a character device or file.
 
     Its class, device id and custody are yours to state. Nothing is opened before the first read.
+    `progress` (three numbers) remembers across runs how far a regular file was read; without it a new
+    source begins the file at its start, so every recording must then be given to one run only.
     Raises ValueError for a device id that is none.
     """
 
-    def __init__(self, path: Path, source_class: SourceClass, device_id: str, custody: Custody = Custody.LOCAL) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source_class: SourceClass,
+        device_id: str,
+        custody: Custody = Custody.LOCAL,
+        *,
+        progress: NumbersFile | None = None,
+    ) -> None:
         self.label = one_device(device_id, source_class, custody)
         self._path = path
+        self._progress = progress
         self._reader: _Reader | None = None
         self._turn = asyncio.Lock()
         self._running: asyncio.Future[bytes] | None = None
@@ -51,7 +63,7 @@ class DeviceSource:
         """Return the next `size` bytes of the device.
 
         Raises SourceError when it cannot be opened or read, when a file ends before `size` bytes (what
-        was left of it is lost), and once closed. Concurrent reads take turns. Cancelled, it returns at
+        was left of it is lost), when its progress cannot be kept, and once closed. Concurrent reads take turns. Cancelled, it returns at
         once and loses what it had read.
         """
         async with self._turn:
@@ -59,7 +71,7 @@ class DeviceSource:
                 await asyncio.wait([self._running])
             if self._closed:
                 raise SourceError("the source is closed")
-            reader = self._reader = self._reader or _Reader(self._path)
+            reader = self._reader = self._reader or _Reader(self._path, self._progress)
             reader.wake_up.silence()
             self._running = _in_thread(partial(reader.read_exactly, size))
             try:
@@ -116,18 +128,22 @@ class _WakeUp:
 class _Reader:
     """The open device, and what happens to it in the worker thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, progress: NumbersFile | None) -> None:
         self.wake_up = _WakeUp()
         self._path = path
+        self._progress = progress
         self._descriptor: int | None = None
 
     def read_exactly(self, size: int) -> bytes:
         """Read until there are `size` bytes. Raises SourceError."""
         try:
-            return self._gather(self._opened(), size)
-        except OSError as error:
+            descriptor = self._opened()
+            gathered = self._gather(descriptor, size)
+            self._keep_progress(descriptor)
+        except (OSError, StateError) as error:
             self._drop_character_device()
             raise SourceError(f"the device cannot be read ({type(error).__name__})") from None
+        return gathered
 
     def close(self) -> None:
         """Give the descriptors back. No read may be running."""
@@ -137,7 +153,13 @@ class _Reader:
 
     def _opened(self) -> int:
         if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            try:
+                self._resume(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self._descriptor = descriptor
         return self._descriptor
 
     def _gather(self, descriptor: int, size: int) -> bytes:
@@ -155,6 +177,20 @@ class _Reader:
                 raise SourceError("the device or file ended")
             gathered += part
         return bytes(gathered)
+
+    def _resume(self, descriptor: int) -> None:
+        """Go on where an earlier run stopped in this very file. Raises StateError when that cannot be known."""
+        file = os.fstat(descriptor)
+        if self._progress is not None and stat.S_ISREG(file.st_mode):
+            device, inode, offset = self._progress.read() or (0, 0, 0)
+            if (device, inode) == (file.st_dev, file.st_ino):
+                os.lseek(descriptor, offset, os.SEEK_SET)
+
+    def _keep_progress(self, descriptor: int) -> None:
+        """Make durable how far a regular file was read, before anyone sees what was."""
+        file = os.fstat(descriptor)
+        if self._progress is not None and stat.S_ISREG(file.st_mode):
+            self._progress.write(file.st_dev, file.st_ino, os.lseek(descriptor, 0, os.SEEK_CUR))
 
     def _drop_character_device(self) -> None:
         """Let the next read open a character device anew: it may have been plugged out and in.

@@ -74,7 +74,7 @@ async def collecting(
                 asyncio.TaskGroup() as tasks,
             ):
                 if sources is None:
-                    sources = [_closed_with(opened, source) for source in make_sources(config)]
+                    sources = [_closed_with(opened, source) for source in make_sources(config, state)]
                 pusher = Pusher(queue, channel, config)
                 pushing = tasks.create_task(pusher.run())
                 expiring = tasks.create_task(_expire(queue, config, clock))

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from qrng_collector.config import CollectorConfig
 from qrng_grpc.sources import EntropySource
 from qrng_grpc.sources.device import DeviceSource
 from qrng_grpc.sources.http import HttpSource
 from qrng_grpc.sources.mock import MockSource
 from qrng_grpc.sources.system import SystemSource
+from qrng_grpc.state import NumbersFile
 
 
-def make_sources(config: CollectorConfig) -> list[EntropySource]:
-    """Return the sources of `config`: several for several appliances, else one. Nothing is connected yet."""
+def make_sources(config: CollectorConfig, state_dir: Path) -> list[EntropySource]:
+    """Return the sources of `config`: several for several appliances, else one. Nothing is connected yet.
+
+    `state_dir`, held by this process, is where a source keeps what must survive a restart.
+    """
     if config.source == "http":
         return _appliances(config)
     if config.source == "device" and config.device_path is not None:
         device_id = config.device_id or "device"
-        return [DeviceSource(config.device_path, config.source_class, device_id, config.source_custody)]
+        progress = NumbersFile(state_dir / "device", 3)
+        return [
+            DeviceSource(config.device_path, config.source_class, device_id, config.source_custody, progress=progress)
+        ]
     if config.source == "mock":
         return [MockSource(config.mock_seed)]
     return [SystemSource()]

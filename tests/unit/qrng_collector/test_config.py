@@ -148,18 +148,19 @@ def test_plaintext_beyond_loopback_must_be_allowed_in_words() -> None:
     assert loaded(PUSH_URL="[::1]:50052").push_url == "[::1]:50052"
 
 
-def test_both_settings_name_appliances() -> None:
+def test_both_settings_name_appliances(tmp_path: Path) -> None:
     """Each address is one source with an id of its own; the same address twice is one."""
     config = loaded(**HTTP, APPLIANCE_URL="https://q1", APPLIANCE_URLS="https://q2, https://q1", DEVICE_ID="quantis")
     assert config.all_appliance_urls == ("https://q1", "https://q2")
-    assert [source.label.device_ids for source in make_sources(config)] == [("quantis-1",), ("quantis-2",)]
+    assert [source.label.device_ids for source in make_sources(config, tmp_path)] == [("quantis-1",), ("quantis-2",)]
 
 
-def test_a_custody_nobody_stated_is_not_promised() -> None:
+def test_a_custody_nobody_stated_is_not_promised(tmp_path: Path) -> None:
     """Bytes that came over a network are REMOTE unless the operator says otherwise."""
-    (remote,) = make_sources(loaded(**HTTP, APPLIANCE_URL="https://q1"))
+    (remote,) = make_sources(loaded(**HTTP, APPLIANCE_URL="https://q1"), tmp_path)
     (local,) = make_sources(
-        loaded(**HTTP, APPLIANCE_URL="https://q1", SOURCE_CUSTODY="local", APPLIANCE_FINGERPRINT=":".join(["AB"] * 32))
+        loaded(**HTTP, APPLIANCE_URL="https://q1", SOURCE_CUSTODY="local", APPLIANCE_FINGERPRINT=":".join(["AB"] * 32)),
+        tmp_path,
     )
     assert (remote.label.device_ids, remote.label.custody) == (("appliance",), Custody.REMOTE)
     assert local.label.custody is Custody.LOCAL
@@ -172,10 +173,10 @@ def test_a_custody_nobody_stated_is_not_promised() -> None:
     (HTTP | {"APPLIANCE_URLS": "https://q1"}, "appliance", SourceClass.QUANTUM),
 ])  # fmt: skip
 async def test_each_kind_of_source_is_made_with_its_label(
-    settings: dict[str, str], device_id: str, source_class: SourceClass
+    settings: dict[str, str], device_id: str, source_class: SourceClass, tmp_path: Path
 ) -> None:
     """The label says what the settings say, or what the kind fixes."""
-    (source,) = make_sources(loaded(**settings))
+    (source,) = make_sources(loaded(**settings), tmp_path)
     assert (source.label.device_ids, source.label.source_class) == ((device_id,), source_class)
     await source.close()
 

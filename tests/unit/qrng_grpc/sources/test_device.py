@@ -10,15 +10,17 @@ import tty
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qrng_grpc.errors import SourceError
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources.device import DeviceSource
+from qrng_grpc.state import NumbersFile
 
 
-def source_of(path: Path, **arguments: Custody) -> DeviceSource:
+def source_of(path: Path, **arguments: Any) -> DeviceSource:
     return DeviceSource(path, SourceClass.HARDWARE, "dev-0", **arguments)
 
 
@@ -71,6 +73,35 @@ async def test_rest_of_a_file_is_not_served_short_or_twice(tmp_path: Path) -> No
         with pytest.raises(SourceError, match="ended"):
             await source.read(size)
     await source.close()
+
+
+async def test_next_run_goes_on_behind_what_was_read(tmp_path: Path) -> None:
+    """A recording's bytes are read once, however often the program starts; another file starts at its beginning."""
+    path, progress = tmp_path / "recording", NumbersFile(tmp_path / "progress", 3)
+    path.write_bytes(b"onetwothree")
+    for expected in (b"one", b"two", b"three"):
+        source = source_of(path, progress=progress)
+        assert await source.read(len(expected)) == expected
+        await source.close()
+    path.rename(tmp_path / "kept")
+    path.write_bytes(b"new")
+    source = source_of(path, progress=progress)
+    assert await source.read(3) == b"new"
+    await source.close()
+
+
+async def test_file_whose_progress_is_not_known_is_not_read(tmp_path: Path) -> None:
+    """A damaged or unwritable note of how far a file was read hands out nothing, however often one asks."""
+    path, note = tmp_path / "recording", tmp_path / "progress"
+    path.write_bytes(b"onetwothree")
+    note.write_bytes(b"damaged")
+    damaged = source_of(path, progress=NumbersFile(note, 3))
+    unwritable = source_of(path, progress=NumbersFile(tmp_path / "missing" / "progress", 3))
+    for source in (damaged, damaged, unwritable):
+        with pytest.raises(SourceError):
+            await source.read(3)
+    for source in (damaged, unwritable):
+        await source.close()
 
 
 async def test_file_that_grows_goes_on(tmp_path: Path) -> None:
