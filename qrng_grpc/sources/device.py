@@ -37,8 +37,8 @@ class DeviceSource:
     """Bytes of a character device or file.
 
     Its class, device id and custody are yours to state. Nothing is opened before the first read.
-    `progress` (three numbers) remembers across runs how far a regular file was read; without it a new
-    source begins the file at its start, so every recording must then be given to one run only.
+    `progress_dir` keeps, across runs, how far each regular file was read, by device and inode; without it a
+    new source begins a file at its start, so every recording must then be given to one run only.
     Raises ValueError for a device id that is none.
     """
 
@@ -49,11 +49,11 @@ class DeviceSource:
         device_id: str,
         custody: Custody = Custody.LOCAL,
         *,
-        progress: NumbersFile | None = None,
+        progress_dir: Path | None = None,
     ) -> None:
         self.label = one_device(device_id, source_class, custody)
         self._path = path
-        self._progress = progress
+        self._progress_dir = progress_dir
         self._reader: _Reader | None = None
         self._turn = asyncio.Lock()
         self._running: asyncio.Future[bytes] | None = None
@@ -71,7 +71,7 @@ class DeviceSource:
                 await asyncio.wait([self._running])
             if self._closed:
                 raise SourceError("the source is closed")
-            reader = self._reader = self._reader or _Reader(self._path, self._progress)
+            reader = self._reader = self._reader or _Reader(self._path, self._progress_dir)
             reader.wake_up.silence()
             self._running = _in_thread(partial(reader.read_exactly, size))
             try:
@@ -128,10 +128,10 @@ class _WakeUp:
 class _Reader:
     """The open device, and what happens to it in the worker thread."""
 
-    def __init__(self, path: Path, progress: NumbersFile | None) -> None:
+    def __init__(self, path: Path, progress_dir: Path | None) -> None:
         self.wake_up = _WakeUp()
         self._path = path
-        self._progress = progress
+        self._progress_dir = progress_dir
         self._descriptor: int | None = None
 
     def read_exactly(self, size: int) -> bytes:
@@ -180,17 +180,22 @@ class _Reader:
 
     def _resume(self, descriptor: int) -> None:
         """Go on where an earlier run stopped in this very file. Raises StateError when that cannot be known."""
-        file = os.fstat(descriptor)
-        if self._progress is not None and stat.S_ISREG(file.st_mode):
-            device, inode, offset = self._progress.read() or (0, 0, 0)
-            if (device, inode) == (file.st_dev, file.st_ino):
-                os.lseek(descriptor, offset, os.SEEK_SET)
+        progress = self._progress(descriptor)
+        if progress is not None:
+            (offset,) = progress.read() or (0,)
+            os.lseek(descriptor, offset, os.SEEK_SET)
 
     def _keep_progress(self, descriptor: int) -> None:
         """Make durable how far a regular file was read, before anyone sees what was."""
+        progress = self._progress(descriptor)
+        if progress is not None:
+            progress.write(os.lseek(descriptor, 0, os.SEEK_CUR))
+
+    def _progress(self, descriptor: int) -> NumbersFile | None:
         file = os.fstat(descriptor)
-        if self._progress is not None and stat.S_ISREG(file.st_mode):
-            self._progress.write(file.st_dev, file.st_ino, os.lseek(descriptor, 0, os.SEEK_CUR))
+        if self._progress_dir is None or not stat.S_ISREG(file.st_mode):
+            return None
+        return NumbersFile(self._progress_dir / f"read-{file.st_dev}-{file.st_ino}", 1)
 
     def _drop_character_device(self) -> None:
         """Let the next read open a character device anew: it may have been plugged out and in.

@@ -10,7 +10,6 @@ from qrng_grpc.sources.device import DeviceSource
 from qrng_grpc.sources.http import HttpSource
 from qrng_grpc.sources.mock import MockSource
 from qrng_grpc.sources.system import SystemSource
-from qrng_grpc.state import NumbersFile
 
 
 def make_sources(config: CollectorConfig, state_dir: Path) -> list[EntropySource]:
@@ -22,9 +21,10 @@ def make_sources(config: CollectorConfig, state_dir: Path) -> list[EntropySource
         return _appliances(config)
     if config.source == "device" and config.device_path is not None:
         device_id = config.device_id or "device"
-        progress = NumbersFile(state_dir / "device", 3)
         return [
-            DeviceSource(config.device_path, config.source_class, device_id, config.source_custody, progress=progress)
+            DeviceSource(
+                config.device_path, config.source_class, device_id, config.source_custody, progress_dir=state_dir
+            )
         ]
     if config.source == "mock":
         return [MockSource(config.mock_seed)]

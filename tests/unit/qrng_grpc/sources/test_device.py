@@ -17,7 +17,6 @@ import pytest
 from qrng_grpc.errors import SourceError
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources.device import DeviceSource
-from qrng_grpc.state import NumbersFile
 
 
 def source_of(path: Path, **arguments: Any) -> DeviceSource:
@@ -76,27 +75,24 @@ async def test_rest_of_a_file_is_not_served_short_or_twice(tmp_path: Path) -> No
 
 
 async def test_next_run_goes_on_behind_what_was_read(tmp_path: Path) -> None:
-    """A recording's bytes are read once, however often the program starts; another file starts at its beginning."""
-    path, progress = tmp_path / "recording", NumbersFile(tmp_path / "progress", 3)
-    path.write_bytes(b"onetwothree")
-    for expected in (b"one", b"two", b"three"):
-        source = source_of(path, progress=progress)
+    """A recording's bytes are read once, however often the program starts and whatever it read in between."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"onetwothree")
+    second.write_bytes(b"new")
+    for path, expected in ((first, b"one"), (first, b"two"), (second, b"new"), (first, b"three")):
+        source = source_of(path, progress_dir=tmp_path)
         assert await source.read(len(expected)) == expected
         await source.close()
-    path.rename(tmp_path / "kept")
-    path.write_bytes(b"new")
-    source = source_of(path, progress=progress)
-    assert await source.read(3) == b"new"
-    await source.close()
 
 
 async def test_file_whose_progress_is_not_known_is_not_read(tmp_path: Path) -> None:
     """A damaged or unwritable note of how far a file was read hands out nothing, however often one asks."""
-    path, note = tmp_path / "recording", tmp_path / "progress"
+    path = tmp_path / "recording"
     path.write_bytes(b"onetwothree")
-    note.write_bytes(b"damaged")
-    damaged = source_of(path, progress=NumbersFile(note, 3))
-    unwritable = source_of(path, progress=NumbersFile(tmp_path / "missing" / "progress", 3))
+    status = path.stat()
+    (tmp_path / f"read-{status.st_dev}-{status.st_ino}").write_bytes(b"damaged")
+    damaged = source_of(path, progress_dir=tmp_path)
+    unwritable = source_of(path, progress_dir=tmp_path / "missing")
     for source in (damaged, damaged, unwritable):
         with pytest.raises(SourceError):
             await source.read(3)

@@ -1,0 +1,88 @@
+"""What the tests here ask of recordings and of accounting lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from qrng_client.status import Accounting
+from qrng_grpc.v1.push_pb2 import PushChunksRequest
+from qrng_grpc.wire import decode_chunk
+from tests.chaos.relay import RecordedCall
+from tests.programs import CHUNK_BYTES, Laboratory
+
+MOST_RESENDS = 20
+"""How often a chunk may be sent before we call it "for ever"; the waits of a fast collector add up to seconds."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What became of recorded calls that were played again."""
+
+    before: Accounting
+    after: Accounting
+    refusals: list[str]
+    """The statuses of the calls that did not end OK."""
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.after.stored_bytes - self.before.stored_bytes
+
+    @property
+    def duplicates(self) -> int:
+        return self.after.duplicate_chunks - self.before.duplicate_chunks
+
+    @property
+    def before_start_bytes(self) -> int:
+        return before_start(self.after) - before_start(self.before)
+
+
+async def replay(lab: Laboratory, calls: list[RecordedCall]) -> Replayed:
+    """Play each of `calls` once more, straight to the gateway, which nobody else pushes to meanwhile."""
+    before, refusals = await lab.accounting(), []
+    for call in calls:
+        try:
+            await lab.push(call.requests)
+        except grpc.aio.AioRpcError as error:
+            refusals.append(error.code().name)
+    return Replayed(before, await lab.accounting(), refusals)
+
+
+def before_start(books: Accounting) -> int:
+    return books.refused_bytes.get("before_start", 0)
+
+
+def identities(calls: list[RecordedCall]) -> list[tuple[int, int]]:
+    """Return epoch and sequence of every chunk in `calls`, as often as it was sent."""
+    chunks = [decode_chunk(PushChunksRequest.FromString(r).signed_chunk.chunk) for c in calls for r in c.requests]
+    return [(chunk.identity.epoch, chunk.identity.sequence) for chunk in chunks]
+
+
+def distinct_bytes(calls: list[RecordedCall]) -> int:
+    """Return the bytes of the chunks in `calls`, each counted once."""
+    return len(set(identities(calls))) * CHUNK_BYTES
+
+
+def check_not_for_ever(calls: list[RecordedCall]) -> None:
+    """Check that no chunk was sent over and over."""
+    assert max(Counter(identities(calls)).values()) <= MOST_RESENDS
+
+
+def check_gateway_line(line: dict[str, Any]) -> None:
+    """Check that a gateway's books balance."""
+    parts = ("served", "pooled", "expired", "overflow", "purged", "dropped_at_shutdown")
+    assert line["stored"] == sum(line[part] for part in parts)
+
+
+def check_collector_line(line: dict[str, Any]) -> None:
+    """Check that a collector's books balance."""
+    parts = ("disposed", "queued", "expired", "overflow", "in_doubt", "dropped_at_shutdown")
+    assert line["captured"] == sum(line[part] for part in parts)
+
+
+def taken(line: dict[str, Any], *, replayed: int = 0) -> int:
+    """Return the bytes a gateway disposed of, without those it refused when calls were `replayed`."""
+    return int(line["stored"] + sum(line["refused"].values()) - replayed)
