@@ -33,7 +33,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 class Endpoint:
     """A server, and how to speak to it.
 
-    `address` is HOST:PORT, [IPV6]:PORT, dns:///HOST:PORT or unix:PATH. A `ca_file` (PEM) implies
+    `address` is HOST:PORT, [IPV6]:PORT, dns:HOST:PORT, dns:///HOST:PORT or unix:PATH. A `ca_file` (PEM) implies
     `tls`; TLS without one trusts the certificate authorities that gRPC brings along.
     """
 
@@ -55,7 +55,7 @@ def open_channel(endpoint: Endpoint) -> grpc.Channel:
 
     Raises ConfigError when the address is none, the CA file unusable, or plaintext not allowed.
     """
-    credentials = _credentials(endpoint)
+    credentials = channel_credentials(endpoint)
     if credentials is None:
         return grpc.insecure_channel(endpoint.address, options=channel_options(endpoint))
     return grpc.secure_channel(endpoint.address, credentials, options=channel_options(endpoint))
@@ -63,7 +63,7 @@ def open_channel(endpoint: Endpoint) -> grpc.Channel:
 
 def open_async_channel(endpoint: Endpoint) -> grpc.aio.Channel:
     """Open a channel for the running event loop. It connects with its first call. Raises as `open_channel`."""
-    credentials = _credentials(endpoint)
+    credentials = channel_credentials(endpoint)
     if credentials is None:
         return grpc.aio.insecure_channel(endpoint.address, options=channel_options(endpoint))
     return grpc.aio.secure_channel(endpoint.address, credentials, options=channel_options(endpoint))
@@ -78,10 +78,11 @@ def stays_on_machine(address: str) -> bool:
     """Say whether a channel to `address` never leaves this machine. Raises ValueError when it is no address."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
-    return is_loopback(address.removeprefix("dns:///"))
+    return is_loopback(address.removeprefix("dns:").removeprefix("///"))
 
 
-def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
+def channel_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
+    """Return what protects a channel to `endpoint`; None for plaintext. Raises ConfigError as `open_channel`."""
     try:
         local = stays_on_machine(endpoint.address)
     except ValueError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -55,6 +55,29 @@ class Settings(BaseSettings):
 
 
 S = TypeVar("S", bound=Settings)
+
+
+class _TwiceError(yaml.MarkedYAMLError):
+    """A mapping has a name twice, of which YAML readers would silently take the last."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML, with every name of a mapping there once."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Read a mapping. Raises _TwiceError."""
+        node = super().compose_mapping_node(anchor)
+        names = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else key
+            if name in names:
+                raise _TwiceError(problem_mark=key.start_mark)
+            names.add(name)
+        return node
+
+
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+"""What the loader raises, the later ones for values that are not what they are tagged as: a date, a truth."""
 
 
 class _Environment(EnvSettingsSource):
@@ -98,7 +121,7 @@ def load(
     # In upper case before they are merged, or a weaker layer could win by another spelling.
     merged = {name.upper(): value for layer in (dotenv, environ, flags) for name, value in layer.items()}
     ours = {name: value for name, value in merged.items() if name.startswith(prefix)}
-    values = _read_yaml(yaml_file, mistakes)
+    values = {} if yaml_file is None else read_yaml(yaml_file, mistakes)
     read = _Environment(model, prefix, ours)()
     mistakes += _unknown_names(model, prefix, ours, read)
     _overlay(values, read)
@@ -149,22 +172,25 @@ def _read_env_files(paths: Sequence[Path], mistakes: list[str]) -> dict[str, str
         except (OSError, UnicodeDecodeError) as error:
             mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
             continue
-        read = dotenv_values(stream=io.StringIO(text), interpolate=False)
-        values |= {name: value for name, value in read.items() if value is not None}
+        for line in parse_stream(io.StringIO(text)):
+            if line.key is not None and line.value is not None:
+                values[line.key] = line.value
+            elif line.error or line.key is not None:
+                mistakes.append(f"{path}: line {line.original.line}: expected NAME=VALUE")
     return values
 
 
-def _read_yaml(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
-    if path is None:
-        return {}
+def read_yaml(path: Path, mistakes: list[str]) -> dict[str, Any]:
+    """Return what stands in a settings file, by name; nothing, and one more of `mistakes`, when it is none."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
         return {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except _NOT_YAML as error:
         where = getattr(error, "problem_mark", None)
-        mistakes.append(f"{path}: not YAML" + (f", line {where.line + 1}" if where else ""))
+        what = "a name is there twice" if isinstance(error, _TwiceError) else "not YAML"
+        mistakes.append(f"{path}: {what}" + (f", line {where.line + 1}" if where else ""))
         return {}
     if content is None:
         return {}

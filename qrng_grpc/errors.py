@@ -23,6 +23,7 @@ facade into JSON, and the client back into the same classes.
     ├── ServerUnreachableError  a client could not reach its server in time
     ├── SourceError             a source did not deliver what was asked of it
     ├── StateError              state on disk is locked, unsafe or corrupt
+    │   └── StateHeldError        it is another process's now
     └── ConfigError             settings that cannot be used; lists every mistake
 
 No message holds entropy, a key or the text of another party.
@@ -186,6 +187,10 @@ class StateError(QrngError):
     """State on disk is locked by another process, unsafe or corrupt."""
 
     reason = "STATE_UNUSABLE"
+
+
+class StateHeldError(StateError):
+    """State on disk belongs to another process for now."""
 
 
 class ConfigError(QrngError):

@@ -11,15 +11,19 @@ import asyncio
 import importlib.util
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from qrng_grpc.errors import ConfigError
 
 MAX_METADATA_BYTES = 16_384
+MAX_CONNECTIONS = 320
+"""Connections of one listener, which need no key. A gateway's three stay below the usual 1024 open files."""
 _PING_INTERVAL_MS = 10_000
 
 
@@ -41,34 +45,61 @@ class Grace:
         return self._total_s if self._end_s is None else max(0.0, self._end_s - time.monotonic())
 
 
-def new_server(*, max_message_bytes: int, max_streams: int, max_calls: int) -> grpc.aio.Server:
+@dataclass(frozen=True, slots=True)
+class ConnectionAge:
+    """How old a connection may become, in seconds: then its client is asked to reconnect.
+
+    Calls on it may go on for `grace_s` and are then ended; None lets them run to their own end.
+    """
+
+    limit_s: float
+    grace_s: float | None = None
+
+
+def new_server(
+    *, max_message_bytes: int, max_streams: int, max_calls: int, age: ConnectionAge | None = None
+) -> grpc.aio.Server:
     """Make a server that reads messages of at most `max_message_bytes`.
 
     `max_streams` bounds the calls of one connection, beyond which a client's wait at the client;
-    `max_calls` those of all together, beyond which they are refused. Clients may ping every 10 s, also
-    without calls: those in the field do, every 30 s.
+    `max_calls` those of all together, beyond which they are refused; `age` how long a connection lives.
+    Connections beyond MAX_CONNECTIONS are closed at once. Clients may ping every 10 s, also without calls:
+    those in the field do, every 30 s.
     """
     options = (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", max_streams),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),
     )
-    return grpc.aio.server(options=options, maximum_concurrent_rpcs=max_calls)
+    return grpc.aio.server(options=(*options, *_age_options(age)), maximum_concurrent_rpcs=max_calls)
+
+
+def _age_options(age: ConnectionAge | None) -> Iterator[tuple[str, int]]:
+    if age is not None:
+        yield "grpc.max_connection_age_ms", round(age.limit_s * 1000)
+        if age.grace_s is not None:
+            yield "grpc.max_connection_age_grace_ms", round(age.grace_s * 1000)
 
 
 @asynccontextmanager
-async def serving_grpc(server: grpc.aio.Server, address: str, grace: Grace) -> AsyncIterator[str]:
+async def serving_grpc(
+    server: grpc.aio.Server, address: str, grace: Grace, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[str]:
     """Serve at `address` (HOST:PORT, port 0 for a free one); yields HOST:PORT with the real port.
 
-    Leaving, it lets running calls finish while `grace` lasts and then ends them. Raises ConfigError
-    when it cannot listen there.
+    Without `credentials` in plaintext. Leaving, it lets running calls finish while `grace` lasts and then
+    ends them. Raises ConfigError when it cannot listen there.
     """
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError:
         raise ConfigError([f"{address}: cannot listen there; is it in use?"]) from None
     await server.start()
@@ -85,6 +116,11 @@ def stop_event_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+def on_hangup(act: Callable[[], None]) -> None:
+    """Do `act` at every SIGHUP, for as long as the running loop lives."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
 
 
 def run_to_end(program: Coroutine[Any, Any, None]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qrng_grpc.errors import StateError
+from qrng_grpc.errors import StateError, StateHeldError
 
 _RECORD_BYTES = 128
 _MAGIC = "qrng-state-1"
@@ -25,7 +25,7 @@ _MAGIC = "qrng-state-1"
 def state_directory(path: Path) -> Iterator[Path]:
     """Hold `path` as this process's own, made if it does not exist (mode 0700).
 
-    Raises StateError when another process holds it, or when others may write to it.
+    Raises StateHeldError when another process holds it, StateError when it cannot be used or others may write to it.
     """
     try:
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -45,7 +45,7 @@ def _seize(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StateError(f"state directory {path} is held by another process") from None
+        raise StateHeldError(f"state directory {path} is held by another process") from None
     except OSError as error:
         raise StateError(f"state directory {path} cannot be locked ({type(error).__name__})") from None
 

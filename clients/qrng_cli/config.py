@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import yaml
 
 from qrng_cli.programs import Layers, layer_options, load_layers
 from qrng_collector import config as collector
 from qrng_gateway import config as gateway
-from qrng_grpc.config import Settings
+from qrng_grpc.config import Settings, read_yaml
 
 Program = Literal["gateway", "collector"]
 
@@ -47,11 +46,10 @@ def check(file: Path, program: str | None, **layers: Any) -> None:
 
 
 def _told_by_names(file: Path) -> str:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    mistakes: list[str] = []
+    names = set(read_yaml(file, mistakes))
+    if mistakes:
         return "gateway"  # nobody's settings: either program's loading says why
-    names = set(content) if isinstance(content, dict) else set()
     known = {program: len(names & set(model.model_fields)) for program, (model, _) in _MODELS.items()}
     if known["gateway"] == known["collector"]:
         raise click.UsageError("the names do not tell whose settings these are; say --program gateway or collector")

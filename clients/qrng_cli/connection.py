@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,17 @@ class Wanted(TypedDict):
     max_age_s: float | None
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds within bounds. `nan` is none: it compares with no bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail("expected a number of seconds", param, ctx)
+        return seconds
+
+
 _SERVER = (
     click.option(
         "--address", metavar="HOST:PORT", help="The server. Default: QR_GRPC_SERVER_ADDRESS, localhost:50051."
@@ -38,7 +50,7 @@ _SERVER = (
     click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(0.001, 3600),
+        type=Seconds(0.001, 3600),
         metavar="SECONDS",
         help="How long one answer may take. Default: QR_GRPC_TIMEOUT_MS, 5 s.",
     ),
@@ -57,7 +69,7 @@ _WANTED = (
     click.option(
         "--max-age",
         "max_age_s",
-        type=click.FloatRange(0.001, 1e9),
+        type=Seconds(0.001, 1e9),
         metavar="SECONDS",
         help="The greatest age of any byte. Default: all that the pool still holds.",
     ),

@@ -51,6 +51,7 @@ SUBCOMMANDS = {
     "collector": ("qrng_cli.collector", "Run a collector."),
     "config": ("qrng_cli.config", "Check configuration files."),
     "keygen": ("qrng_cli.keygen", "Make a fresh key."),
+    "certs": ("qrng_cli.certs", "Make certificates for TLS between the programs."),
 }
 """Module and one line of help for each; the module calls its command `command`."""
 

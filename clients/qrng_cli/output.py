@@ -21,7 +21,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write `path`, mode 0600, so that it appears complete or stays as it was."""
+    """Write `path`, mode 0600, so that it appears complete or stays as it was. A link to it stays a link."""
+    path = path.resolve()
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -38,6 +39,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def destination(path: Path | None, *, raw: bool, force: bool) -> Iterator[BinaryIO]:
     """Open `path`, or standard output when it is None or `-`. Raises UsageError before raw bytes meet a terminal."""
     if path is None or path == Path("-"):
+        if sys.stdout is None:
+            raise click.UsageError("standard output is closed")
         stdout = sys.stdout.buffer
         if raw and not force and stdout.isatty():
             raise click.UsageError("raw bytes would garble the terminal: use a pipe, --output or --force")

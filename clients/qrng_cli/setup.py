@@ -20,6 +20,7 @@ from qrng_collector import config as collector
 from qrng_gateway import config as gateway
 from qrng_grpc.config import host_and_port, load
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.tls import TlsFiles
 
 _MARGIN_S = 10.0
 _PUSH_URL = collector.ENV_PREFIX + "PUSH_URL"
@@ -43,6 +44,10 @@ class Plan:
     """Whether the key in the demo file is one of the gateway's."""
     leaves_machine: bool
     """Whether the owner allowed plaintext beyond loopback."""
+    client_tls: bool = False
+    """Whether clients must use TLS."""
+    push_tls: TlsFiles | None = None
+    """What the push listener takes; None for plaintext."""
 
 
 def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Plan:
@@ -56,6 +61,7 @@ def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Pla
     env_files = (demo_file, profile) if profile is not None else (demo_file,)
     state_dirs = (var / "gateway", var / "collector")
 
+    _check_both(environ, env_files)
     serve = _load(gateway.GatewayConfig, gateway.ENV_PREFIX, environ, env_files, {"state_dir": str(state_dirs[0])})
     addresses = {
         name: getattr(serve, name) for name in ("listen_address", "push_listen_address", "rest_listen_address")
@@ -79,7 +85,34 @@ def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Pla
         state_dirs=state_dirs,
         key_opens_gateway=demo[CLIENT_KEY] in [key.get_secret_value() for key in serve.api_keys],
         leaves_machine=serve.allow_plaintext_beyond_loopback,
+        client_tls=serve.tls_files is not None,
+        push_tls=_push_tls(serve, collect),
     )
+
+
+def _check_both(environ: Mapping[str, str], env_files: Any) -> None:
+    """Refuse settings that either program cannot use. Raises ConfigError with the mistakes of both."""
+    mistakes: list[str] = []
+    for model, prefix, given in (
+        (gateway.GatewayConfig, gateway.ENV_PREFIX, {"state_dir": "."}),
+        (collector.CollectorConfig, collector.ENV_PREFIX, {"state_dir": ".", "push_url": "127.0.0.1:1"}),
+    ):
+        try:
+            _load(model, prefix, environ, env_files, given)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(tuple(dict.fromkeys(mistakes)))
+
+
+def _push_tls(serve: gateway.GatewayConfig, collect: collector.CollectorConfig) -> TlsFiles | None:
+    """Return the collector's files when the gateway's push listener asks for them. Raises ConfigError without them."""
+    if serve.push_tls_files is None:
+        return None
+    if collect.push_tls_files is None or collect.push_cert_file is None:
+        needed = ", ".join(collector.ENV_PREFIX + name for name in ("PUSH_CA_FILE", "PUSH_CERT_FILE", "PUSH_KEY_FILE"))
+        raise ConfigError([f"push_tls_cert_file: with it the collector must show a certificate too; set {needed}"])
+    return collect.push_tls_files
 
 
 def _load(model: type[Any], prefix: str, environ: Mapping[str, str], files: Any, overrides: Mapping[str, str]) -> Any:

@@ -21,11 +21,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qrng_cli.child import running
 from qrng_cli.setup import Plan
-from qrng_grpc.channel import Endpoint, open_async_channel
+from qrng_grpc.channel import Endpoint, channel_options, open_async_channel
 from qrng_grpc.config import host_and_port
-from qrng_grpc.errors import QrngError, ServerUnreachableError, StateError
+from qrng_grpc.errors import QrngError, ServerUnreachableError, StateHeldError
 from qrng_grpc.serving import stop_event_on_signals
 from qrng_grpc.state import state_directory
+from qrng_grpc.tls import client_credentials, read_material
 
 START_LIMIT_S = 30.0
 LAST_RUN_LIMIT_S = 30.0
@@ -55,20 +56,24 @@ async def supervise(plan: Plan) -> None:
 def announcement(plan: Plan) -> str:
     """Return what a person needs: addresses, and commands to paste. Never the key."""
     qrng = _as_typed(Path(sys.executable).with_name("qrng"))
+    scheme, qrng_tls, curl_tls, grpcurl_tls = "http", "", "", "-plaintext"
+    if plan.client_tls:  # whose authority signed the certificate its owner must know
+        scheme, qrng_tls, curl_tls, grpcurl_tls = "https", " --ca-file CA.pem", " --cacert CA.pem", "-cacert CA.pem"
     lines = [
-        f"The gateway serves gRPC at {plan.client_address} and REST at http://{plan.rest_address}, and takes pushes at"
-        f" {plan.push_address}.",
+        f"The gateway serves gRPC at {plan.client_address} and REST at {scheme}://{plan.rest_address}, and takes pushes"
+        f" at {plan.push_address}.",
         "Paste into another terminal:",
         "",
         f"  set -a; . {_sourced(plan.demo_file)}; set +a",
-        f"  {qrng} get 32",
-        f"  {qrng} status",
+        f"  {qrng} get{qrng_tls} 32",
+        f"  {qrng} status{qrng_tls}",
         "",
         "or, where they are installed:",
         "",
         """  printf 'Authorization: Bearer %s' "$QR_GRPC_API_KEY" |"""
-        f" curl -H @- 'http://{plan.rest_address}/api/random?bytes=32'",
-        """  grpcurl -plaintext -expand-headers -H 'api-key: ${QR_GRPC_API_KEY}' -d '{"bytes_needed": 32}'"""
+        f" curl{curl_tls} -H @- '{scheme}://{plan.rest_address}/api/random?bytes=32'",
+        f"  grpcurl {grpcurl_tls}"
+        """ -expand-headers -H 'api-key: ${QR_GRPC_API_KEY}' -d '{"bytes_needed": 32}'"""
         f" {plan.client_address} qrng.v1.EntropyService/GetEntropy",
         "",
         "Ctrl-C ends it.",
@@ -95,23 +100,31 @@ async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
 
 async def _takes_pushes(plan: Plan) -> None:
     """Wait until the gateway's push service is SERVING. Raises ServerUnreachableError after half a minute."""
-    endpoint = Endpoint(plan.push_address, allow_plaintext_beyond_loopback=plan.leaves_machine)
     request = health_pb2.HealthCheckRequest(service="qrng.v1.PushService")
     try:
-        async with open_async_channel(endpoint) as channel:
+        async with _push_channel(plan) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # the published types leave Watch out
             async for reply in stub.Watch(request, timeout=START_LIMIT_S, wait_for_ready=True):
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
                     return
     except grpc.aio.AioRpcError:
         pass
-    raise ServerUnreachableError(f"the gateway took no pushes at {plan.push_address} in time")
+    trusted = f"; is its certificate one of {plan.push_tls.ca_file}, for this address?" if plan.push_tls else ""
+    raise ServerUnreachableError(f"the gateway took no pushes at {plan.push_address} in time{trusted}")
+
+
+def _push_channel(plan: Plan) -> grpc.aio.Channel:
+    endpoint = Endpoint(plan.push_address, allow_plaintext_beyond_loopback=plan.leaves_machine)
+    if plan.push_tls is None:
+        return open_async_channel(endpoint)
+    credentials = client_credentials(read_material(plan.push_tls))
+    return grpc.aio.secure_channel(plan.push_address, credentials, options=channel_options(endpoint))
 
 
 async def _last_run_ended(state_dirs: tuple[Path, ...]) -> None:
     """Wait until nobody holds the state: the children of an `up` that was killed need a moment to drain.
 
-    Raises StateError when somebody still does after half a minute, or the directories cannot be used.
+    Raises StateHeldError when somebody still does after half a minute, StateError when they cannot be used.
     """
     waited_s = 0.0
     for directory in state_dirs:
@@ -119,7 +132,7 @@ async def _last_run_ended(state_dirs: tuple[Path, ...]) -> None:
             try:
                 with state_directory(directory):
                     break
-            except StateError:
+            except StateHeldError:
                 if waited_s >= LAST_RUN_LIMIT_S:
                     raise
             if waited_s == 0:

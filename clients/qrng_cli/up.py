@@ -13,7 +13,7 @@ from qrng_cli.programs import Assignment
 from qrng_cli.setup import prepare
 from qrng_cli.supervisor import supervise
 from qrng_grpc.chunk import is_id
-from qrng_grpc.errors import StateError
+from qrng_grpc.errors import StateHeldError
 from qrng_grpc.state import state_directory
 
 DEFAULT_PROFILE = "urandom"
@@ -73,10 +73,10 @@ def _profile_file(name: str | None, file: Path | None) -> Path | None:
 
 @contextmanager
 def _only_one(var: Path) -> Iterator[None]:
-    """Hold `var` while the block runs. Raises StateError when another `up` does."""
+    """Hold `var` while the block runs. Raises StateError when another `up` does, or when it cannot be used."""
     with ExitStack() as held:
         try:
             held.enter_context(state_directory(var))
-        except StateError as error:
-            raise StateError(f"{error.message}; does another `qrng up` run?") from None
+        except StateHeldError as error:
+            raise StateHeldError(f"{error.message}; does another `qrng up` run?") from None
         yield

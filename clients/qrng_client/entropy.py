@@ -57,8 +57,13 @@ class Entropy:
         return len(self.data)
 
 
-def read_reply(reply: Reply, *, size: int, sequence_id: int, least_class: SourceClass | None) -> Entropy:
-    """Take the bytes out of `reply`. Raises BadReplyError unless it is exactly what was asked for."""
+def read_reply(reply: Reply | None, *, size: int, sequence_id: int, least_class: SourceClass | None) -> Entropy:
+    """Take the bytes out of `reply`. Raises BadReplyError unless it is exactly what was asked for.
+
+    None is what grpc makes of a reply that is missing or unreadable.
+    """
+    if reply is None:
+        raise BadReplyError("the server answered no readable message")
     if reply.sequence_id != sequence_id:
         raise BadReplyError("the reply belongs to another request")
     if len(reply.data) != size:

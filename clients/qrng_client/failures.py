@@ -2,7 +2,8 @@
 
 Idea: a server of ours says in its trailers what happened, and the client raises the class the server
 raised. From anybody else only the status code is taken. The text is ours in both cases: what a peer
-writes ends in no message, log or terminal.
+writes ends in no message of ours. (grpc itself may write it to standard error, unless GRPC_VERBOSITY is
+NONE before it is imported, as the `qrng` command sees to.)
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ MAX_GET_BYTES = 1 << 30
 """The most bytes of one `get`, which holds them all in memory: 1 GiB."""
 _MAX_TOTAL_BYTES = 2**63 - 1
 _MAX_AGE_S = 1e9
+_MAX_TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,13 @@ class Subscription:
             return
         for start in range(0, self.total, each):
             yield min(each, self.total - start)
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """Return `timeout_s`. Raises InvalidRequestError unless it is 0.001 to 3600 seconds."""
+    if not 0.001 <= timeout_s <= _MAX_TIMEOUT_S:
+        raise InvalidRequestError(f"timeout_s must be 0.001 to {_MAX_TIMEOUT_S} seconds", field="timeout_s")
+    return timeout_s
 
 
 def checked_size(size: int, name: str, most: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from qrng_client.entropy import BadReplyError
 from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.v1 import entropy_pb2
 from qrng_grpc.wire import CLASSES, PROCESSINGS
@@ -69,8 +70,10 @@ class GatewayStatus:
     warnings: tuple[str, ...]
 
 
-def read_status(reply: _Reply) -> GatewayStatus:
-    """Return `reply` as values."""
+def read_status(reply: _Reply | None) -> GatewayStatus:
+    """Return `reply` as values. Raises BadReplyError for None, which grpc makes of what it cannot read."""
+    if reply is None:
+        raise BadReplyError("the server answered no readable message")
     return GatewayStatus(
         state=_name(_Reply.State.items(), reply.state, "STATE_"),
         pool_id=reply.pool_id,

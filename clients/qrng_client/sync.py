@@ -18,7 +18,7 @@ import grpc
 from qrng_client.access import Access
 from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
 from qrng_client.failures import error_of_sync_call
-from qrng_client.requests import MAX_REQUEST_BYTES, RequestBook, Subscription, Wish
+from qrng_client.requests import MAX_REQUEST_BYTES, RequestBook, Subscription, Wish, checked_timeout
 from qrng_client.settings import client_settings
 from qrng_client.status import GatewayStatus, read_status
 from qrng_grpc.channel import Endpoint, open_channel
@@ -38,7 +38,8 @@ class EntropyClient:
     that is lower than 1 MiB. A `channel` passed in is used instead of `address` and left open.
 
     Raises ConfigError for an address, a CA file or a key that cannot be used, and for plaintext to
-    another machine unless `allow_plaintext_beyond_loopback`.
+    another machine unless `allow_plaintext_beyond_loopback`; InvalidRequestError for a `timeout_s` that is not
+    0.001 to 3600, or a maximum out of range.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class EntropyClient:
     ) -> None:
         self._access = Access(api_key)
         self._requests = RequestBook(max_request_bytes)
-        self._timeout_s = timeout_s
+        self._timeout_s = checked_timeout(timeout_s)
         self._address = address if channel is None else "a given channel"
         self._owned: grpc.Channel | None = None
         if channel is None:

@@ -24,6 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from qrng_gateway.app import Gateway, serving_gateway
@@ -66,7 +67,8 @@ class RunningGateway:
     @property
     def rest_url(self) -> str:
         """Where REST begins, without a slash at the end."""
-        return f"http://{self.gateway.rest_address}"
+        scheme = "http" if self.config.tls_files is None else "https"
+        return f"{scheme}://{self.gateway.rest_address}"
 
     @property
     def api_key(self) -> str:
@@ -123,9 +125,12 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running_gateway(*, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> AsyncIterator[RunningGateway]:
+async def running_gateway(
+    *, clock: Clock = SYSTEM_CLOCK, push_credentials: grpc.ChannelCredentials | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:
     """Run a gateway while the block runs. `settings` are those of GatewayConfig. Raises what `serving_gateway` does.
 
+    `push` goes over TLS with `push_credentials`, which the gateway's `push_tls_cert_file` takes, else in plaintext.
     With a clock that stands still, let some time pass before the first push: what was captured
     before the gateway started, or in its first instant, is refused.
     """
@@ -133,9 +138,13 @@ async def running_gateway(*, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> As
         config = _config(Path(directory), settings)
         async with (
             serving_gateway(config, clock=clock) as gateway,
-            grpc.aio.insecure_channel(gateway.push_address) as channel,
+            _push_channel(gateway.push_address, push_credentials) as channel,
         ):
             yield RunningGateway(config, gateway, clock, max(1, clock.now_ns()), channel)
+
+
+def _push_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    return grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
 
 
 def _config(directory: Path, settings: dict[str, Any]) -> GatewayConfig:

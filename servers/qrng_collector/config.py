@@ -22,6 +22,7 @@ from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, KeyRecord
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.logs import LogLevel
 from qrng_grpc.sources.http import appliance_url
+from qrng_grpc.tls import TlsFiles, read_authorities, read_chain, read_key
 
 ENV_PREFIX = "QRNG_COLLECTOR_"
 MAX_SOURCES = 64
@@ -129,6 +130,19 @@ class CollectorConfig(Settings):
         " answers influence when sources are read, so information can flow back.",
     )
 
+    push_ca_file: Path | None = Field(
+        None,
+        description="PEM file with the authorities that may have signed the gateway's certificate. Pushes go over TLS"
+        " with it, and in plaintext without.",
+    )
+    push_cert_file: Path | None = Field(
+        None, description="PEM file with the certificate this collector shows, and its chain. Only with push_ca_file."
+    )
+    push_key_file: Path | None = Field(
+        None,
+        validate_default=True,
+        description="PEM file with its private key, mode 0600. Required with push_cert_file.",
+    )
     allow_plaintext_beyond_loopback: bool = Field(
         False, description="Lets chunks leave this machine without TLS. The entropy then travels readable."
     )
@@ -155,6 +169,13 @@ class CollectorConfig(Settings):
             pool_ids=frozenset((self.pool_id,)),
             best_class=self.best_class,
         )
+
+    @property
+    def push_tls_files(self) -> TlsFiles | None:
+        """What a push shows and asks for; None for plaintext."""
+        if self.push_ca_file is None:
+            return None
+        return TlsFiles("client", self.push_cert_file, self.push_key_file, self.push_ca_file)
 
     @property
     def all_appliance_urls(self) -> tuple[str, ...]:
@@ -281,14 +302,46 @@ class CollectorConfig(Settings):
             raise ValueError("must be at least fetch_chunk_size")
         return size
 
+    @field_validator("push_ca_file")
+    @classmethod
+    def _some_authorities(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_authorities(path)
+        return path
+
+    @field_validator("push_cert_file")
+    @classmethod
+    def _a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None:
+            if info.data.get("push_ca_file", "") is None:
+                raise ValueError("has no effect without push_ca_file")
+            read_chain(path, "client")
+        return path
+
+    @field_validator("push_key_file")
+    @classmethod
+    def _its_key(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        cert_file = info.data.get("push_cert_file")
+        if path is None and cert_file is not None:
+            raise ValueError("required with push_cert_file")
+        if path is not None:
+            if "push_cert_file" in info.data and cert_file is None:
+                raise ValueError("has no effect without push_cert_file")
+            read_key(path, None if cert_file is None else read_chain(cert_file, "client"))
+        return path
+
     @field_validator("push_url")
     @classmethod
     def _an_address(cls, address: str, info: ValidationInfo) -> str:
         _, port = host_and_port(address)
         if port == 0 or not _ADDRESS.fullmatch(address):
             raise ValueError("expected HOST:PORT with a port from 1 to 65535")
-        if not is_loopback(address) and not info.data.get("allow_plaintext_beyond_loopback", True):
-            raise ValueError("leaves this machine without TLS; allow_plaintext_beyond_loopback must be true for that")
+        # A CA file that was given and is at fault is reported already.
+        plaintext = info.data.get("push_ca_file", "") is None
+        if plaintext and not is_loopback(address) and not info.data.get("allow_plaintext_beyond_loopback", True):
+            raise ValueError(
+                "leaves this machine without TLS: give push_ca_file, or set allow_plaintext_beyond_loopback to true"
+            )
         return address
 
 

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from qrng_collector.backoff import Backoff
-from qrng_collector.config import CollectorConfig, RetryPolicy
+from qrng_collector.config import CollectorConfig
+from qrng_collector.link import PushLink
 from qrng_collector.queue import ChunkQueue, wire_size
 from qrng_grpc.chunk import Chunk
 from qrng_grpc.keys import KeyRecord
@@ -30,13 +28,9 @@ from qrng_grpc.logs import get_log
 from qrng_grpc.v1 import chunk_pb2, push_pb2
 from qrng_grpc.wire import encode_chunk
 
-METHOD = "/qrng.v1.PushService/PushChunks"
 MAX_CALL_BYTES = 8 << 20
 """The most bytes of chunks in one call: 8 MiB, a constant of the protocol. Any one chunk fits."""
 
-_MAX_REPLY_BYTES = 64
-_MAX_METADATA_BYTES = 2048
-_KEEPALIVE_MS = 20_000
 _LOOK_AGAIN_S = 0.05
 
 
@@ -59,12 +53,9 @@ class _Ending:
 class Pusher:
     """Pushes to one pool. One call is in flight at a time."""
 
-    def __init__(self, queue: ChunkQueue, channel: grpc.aio.Channel, config: CollectorConfig) -> None:
+    def __init__(self, queue: ChunkQueue, link: PushLink, config: CollectorConfig) -> None:
         self._queue = queue
-        self._channel = channel
-        self._method: grpc.aio.StreamUnaryMultiCallable[bytes, int | None] = channel.stream_unary(
-            METHOD, request_serializer=None, response_deserializer=disposed_count
-        )
+        self._link = link
         self._pool_id = config.pool_id
         self._key = config.key_record
         self._interval_s = config.push_interval
@@ -92,15 +83,17 @@ class Pusher:
             await self._pause(started_s + self._interval_s - now_s(), failure_wait_s)
 
     async def _connected(self) -> None:
-        """Wait until the channel is READY, and have it try to connect again and again.
+        """Wait until the channel is READY, with the certificates in force, and have it try again and again.
 
         Looked at, not waited for: grpc tells of no change when a channel is back in its old state by the time
         it compares. One that connects to a gateway which hangs up at once would then stay idle for ever.
         """
-        while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        await self._link.renew()
+        while (state := self._link.channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                 self._note("UNREACHABLE")
             await asyncio.sleep(_LOOK_AGAIN_S)
+            await self._link.renew()
 
     async def _pause(self, interval_left_s: float, failure_wait_s: float) -> None:
         """Wait for the next call. A flush that begins ends the wait; during one only failures are waited for."""
@@ -124,6 +117,8 @@ class Pusher:
             return 0.0
         if ending.disposed is None and load.chunks:
             self._call_bytes = load.wire_bytes // 2
+        if ending.disposed:
+            self._backoff.succeeded()  # A gateway that takes something is not left alone for longer and longer.
         return self._backoff.failed()
 
     async def _call(self, load: _Load) -> _Ending:
@@ -132,7 +127,7 @@ class Pusher:
         self._queue.call_started(self._pool_id)
         try:
             async with asyncio.TaskGroup() as tasks:
-                call = self._method(timeout=self._timeout_s)
+                call = self._link.push_chunks(timeout=self._timeout_s)
                 writing = tasks.create_task(self._write(call, load))
                 ending = await _ending_of(call)
                 writing.cancel()
@@ -165,35 +160,6 @@ class Pusher:
         if status != self._status:
             self._status = status
             (self._log.info if status == "OK" else self._log.warning)("push_status", status=status)
-
-
-@asynccontextmanager
-async def push_channel(target: str, policy: RetryPolicy) -> AsyncIterator[grpc.aio.Channel]:
-    """Open the channel to a gateway: plaintext, reconnecting at the pace of `policy`, deaf to all but statuses."""
-    options = (
-        ("grpc.max_receive_message_length", _MAX_REPLY_BYTES),
-        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-        # Nobody outside decides where calls go, how often they are tried and with what settings.
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
-        ("grpc.service_config_disable_resolution", 1),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.initial_reconnect_backoff_ms", round(policy.initial_s * 1000)),
-        ("grpc.max_reconnect_backoff_ms", round(policy.maximum_s * 1000)),
-        # A connection that died silently is found out within a call.
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-    )
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
-        yield channel
-
-
-def disposed_count(reply: bytes | None) -> int | None:
-    """Return the one number of a PushChunksResponse, or None when it is none."""
-    try:
-        return push_pb2.PushChunksResponse.FromString(reply or b"").disposed_count
-    except DecodeError:
-        return None
 
 
 async def _ending_of(call: Any) -> _Ending:

@@ -25,9 +25,11 @@ from qrng_gateway.config import GatewayConfig
 from qrng_gateway.dispenser import Dispenser
 from qrng_gateway.health import MAX_WATCHERS, HealthBoard, HealthServicer
 from qrng_gateway.ingest import Ingest
+from qrng_gateway.memory import keep_heaps_few
 from qrng_gateway.pool import Pool
+from qrng_gateway.protection import Protection
 from qrng_gateway.push_service import PushServicer
-from qrng_gateway.reflection import ReflectionServicer
+from qrng_gateway.reflection import MAX_REFLECTIONS, ReflectionServicer
 from qrng_gateway.rest import RestApi, serving_rest
 from qrng_gateway.service import EntropyServicer
 from qrng_gateway.status import Accounting, Observer
@@ -36,7 +38,15 @@ from qrng_grpc.compat.qr_entropy_pb2_grpc import add_EntropyServiceServicer_to_s
 from qrng_grpc.compat.quantum_rng_pb2_grpc import add_QuantumRNGServicer_to_server as add_quantum_rng
 from qrng_grpc.keys import KeyRing
 from qrng_grpc.logs import configure_logs, get_log
-from qrng_grpc.serving import Grace, new_server, run_to_end, serving_grpc, stop_event_on_signals
+from qrng_grpc.serving import (
+    ConnectionAge,
+    Grace,
+    new_server,
+    on_hangup,
+    run_to_end,
+    serving_grpc,
+    stop_event_on_signals,
+)
 from qrng_grpc.state import state_directory
 from qrng_grpc.v1.entropy_pb2_grpc import add_EntropyServiceServicer_to_server as add_entropy
 from qrng_grpc.v1.push_pb2_grpc import add_PushServiceServicer_to_server as add_push
@@ -61,6 +71,8 @@ class Gateway:
     pool: Pool
     ingest: Ingest
     observer: Observer
+    reload: Callable[[], None]
+    """Takes what changed in files at once. Nothing running is disturbed, and what is unusable is left out."""
 
     def accounting(self) -> Accounting:
         """Say where every byte went; final once the gateway has ended."""
@@ -68,8 +80,9 @@ class Gateway:
 
 
 def main(config: GatewayConfig) -> None:
-    """Be the gateway process: logs to standard error, end with SIGTERM or SIGINT."""
-    configure_logs(config.log_level, "qrng-gateway")
+    """Be the gateway process: logs to standard error, reload with SIGHUP, end with SIGTERM or SIGINT."""
+    keep_heaps_few()
+    configure_logs(config.log_level, "gateway")
     run_to_end(run(config))
 
 
@@ -78,6 +91,7 @@ async def run(config: GatewayConfig) -> None:
     log = get_log()
     stop = stop_event_on_signals()
     async with serving_gateway(config) as gateway:
+        on_hangup(gateway.reload)
         log.info("gateway_serves", clients=gateway.client_address, push=gateway.push_address, rest=gateway.rest_address)
         await stop.wait()
         log.info("gateway_drains")
@@ -95,9 +109,14 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
         health = HealthServicer(board, Streams(MAX_WATCHERS))
         access = Access(key.get_secret_value() for key in config.api_keys)
         dispenser = Dispenser(pool, least_class=config.served_class, max_wait_s=config.max_wait)
-        streams, push_calls = Streams(config.max_streams), Streams(MAX_PUSH_CALLS)
-        push_server = _push_server(PushServicer(ingest, push_calls), health)
-        client_server = _client_server(config, access, dispenser, observer, streams, health)
+        streams, push_calls, reflections = (
+            Streams(limit) for limit in (config.max_streams, MAX_PUSH_CALLS, MAX_REFLECTIONS)
+        )
+        tls = Protection(config)
+        push_server = _push_server(PushServicer(ingest, push_calls), health, tls.push_age)
+        client_server = _client_server(
+            config, access, dispenser, observer, streams, health, ReflectionServicer(reflections), tls.client_age
+        )
         rest = RestApi(
             access, dispenser, observer, limit=config.max_rest_bytes, key_in_query=config.allow_api_key_in_query
         ).app()
@@ -107,25 +126,28 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
             pool.expire()
             observer.tick()
             board.refresh()
+            tls.look()
 
         def drain() -> None:
             grace.begin()
             observer.drain()
             board.drain()
-            streams.drain()
-            push_calls.drain()
+            for open_calls in (streams, push_calls, reflections):
+                open_calls.drain()
             ingest.drain()
             pool.drain()
 
         async with (
             _bare(ingest.running()),
-            serving_grpc(push_server, config.push_listen_address, grace) as push_address,
-            serving_grpc(client_server, config.listen_address, grace) as client_address,
-            serving_rest(rest, config.rest_listen_address, grace_s=config.drain_timeout) as rest_address,
+            serving_grpc(push_server, config.push_listen_address, grace, tls.push_credentials()) as push_address,
+            serving_grpc(client_server, config.listen_address, grace, tls.client_credentials()) as client_address,
+            serving_rest(
+                rest, config.rest_listen_address, grace_s=config.drain_timeout, tls=tls.rest_context()
+            ) as rest_address,
             _every(TICK_S, tick),
         ):
             try:
-                yield Gateway(client_address, push_address, rest_address, pool, ingest, observer)
+                yield Gateway(client_address, push_address, rest_address, pool, ingest, observer, tls.reload)
             finally:
                 drain()
 
@@ -153,9 +175,14 @@ def _new_ingest(config: GatewayConfig, pool: Pool, state_dir: Path, clock: Clock
     )
 
 
-def _push_server(push: PushServicer, health: HealthServicer) -> grpc.aio.Server:
+def _push_server(push: PushServicer, health: HealthServicer, age: ConnectionAge | None) -> grpc.aio.Server:
     calls = MAX_PUSH_CALLS + MAX_WATCHERS + _SHORT_CALLS
-    server = new_server(max_message_bytes=MAX_SIGNED_CHUNK_BYTES + _ENVELOPE_BYTES, max_streams=calls, max_calls=calls)
+    server = new_server(
+        max_message_bytes=MAX_SIGNED_CHUNK_BYTES + _ENVELOPE_BYTES,
+        max_streams=calls,
+        max_calls=calls,
+        age=age,
+    )
     register(add_push, push, server)
     register(add_health, health, server)
     return server
@@ -168,15 +195,17 @@ def _client_server(
     observer: Observer,
     streams: Streams,
     health: HealthServicer,
+    reflection: ReflectionServicer,
+    age: ConnectionAge | None,
 ) -> grpc.aio.Server:
-    calls = config.max_streams + config.max_waiting + MAX_WATCHERS + _SHORT_CALLS
-    server = new_server(max_message_bytes=MAX_REQUEST_BYTES, max_streams=calls, max_calls=calls)
+    calls = config.max_streams + config.max_waiting + MAX_WATCHERS + MAX_REFLECTIONS + _SHORT_CALLS
+    server = new_server(max_message_bytes=MAX_REQUEST_BYTES, max_streams=calls, max_calls=calls, age=age)
     limit = config.max_request_bytes
     register(add_entropy, EntropyServicer(access, dispenser, observer, streams, limit=limit), server)
     register(add_qr_entropy, QrEntropyServicer(access, dispenser, streams, limit=limit), server)
     register(add_quantum_rng, QuantumRngServicer(access, dispenser, limit=limit), server)
     register(add_health, health, server)
-    register(add_reflection, ReflectionServicer(streams), server)
+    register(add_reflection, reflection, server)
     return server
 
 

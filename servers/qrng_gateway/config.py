@@ -18,12 +18,20 @@ from qrng_grpc.config import Settings, host_and_port, is_loopback
 from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, KeyRecord
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.logs import LogLevel
+from qrng_grpc.tls import TlsFiles, read_authorities, read_chain, read_key
 
 ENV_PREFIX = "QRNG_GATEWAY_"
 MIN_API_KEY_CHARACTERS = 16
 MAX_REST_BYTES = 65_536
 
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
+
+_PROTECTED_BY = {
+    "listen_address": "tls_cert_file",
+    "push_listen_address": "push_tls_cert_file",
+    "rest_listen_address": "tls_cert_file",
+}
+"""Each listener, and the setting that gives it TLS."""
 
 
 class GatewayConfig(Settings):
@@ -32,6 +40,34 @@ class GatewayConfig(Settings):
     listen_address: str = Field("127.0.0.1:50051", description="HOST:PORT of gRPC for clients; port 0 is any.")
     push_listen_address: str = Field("127.0.0.1:50052", description="HOST:PORT of gRPC for collectors.")
     rest_listen_address: str = Field("127.0.0.1:8080", description="HOST:PORT of REST.")
+    tls_cert_file: Path | None = Field(
+        None, description="PEM file with the certificate of the listeners for clients, gRPC and REST, and its chain."
+    )
+    tls_key_file: Path | None = Field(
+        None,
+        validate_default=True,
+        description="PEM file with its private key, mode 0600. Required with tls_cert_file.",
+    )
+    push_tls_cert_file: Path | None = Field(
+        None, description="PEM file with the certificate of the listener for collectors, and its chain."
+    )
+    push_tls_key_file: Path | None = Field(
+        None,
+        validate_default=True,
+        description="PEM file with its private key, mode 0600. Required with push_tls_cert_file.",
+    )
+    push_client_ca_file: Path | None = Field(
+        None,
+        validate_default=True,
+        description="PEM file with the authorities whose certificates collectors must show. Required with"
+        " push_tls_cert_file.",
+    )
+    max_connection_age: Seconds = Field(
+        3600,
+        ge=1,
+        le=604_800,
+        description="Seconds after which a gRPC connection with TLS is asked to reconnect; 1 to 604800.",
+    )
     allow_plaintext_beyond_loopback: bool = Field(
         False,
         description="Lets listeners leave this machine without TLS. Keys and entropy then travel readable.",
@@ -95,6 +131,20 @@ class GatewayConfig(Settings):
         )
 
     @property
+    def tls_files(self) -> TlsFiles | None:
+        """What the listeners for clients show; None for plaintext."""
+        if self.tls_cert_file is None:
+            return None
+        return TlsFiles("server", self.tls_cert_file, self.tls_key_file)
+
+    @property
+    def push_tls_files(self) -> TlsFiles | None:
+        """What the listener for collectors shows and asks for; None for plaintext."""
+        if self.push_tls_cert_file is None:
+            return None
+        return TlsFiles("server", self.push_tls_cert_file, self.push_tls_key_file, self.push_client_ca_file)
+
+    @property
     def served_class(self) -> SourceClass:
         """The weakest class this gateway serves to anyone."""
         return self.least_class or self.best_class
@@ -105,11 +155,39 @@ class GatewayConfig(Settings):
         host_and_port(address)
         return address
 
+    @field_validator("tls_cert_file", "push_tls_cert_file")
+    @classmethod
+    def _a_certificate(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_chain(path, "server")
+        return path
+
+    @field_validator("tls_key_file", "push_tls_key_file")
+    @classmethod
+    def _its_key(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        _only_together(path, str(info.field_name).replace("key", "cert"), info)
+        if path is not None:
+            cert_file = info.data.get(str(info.field_name).replace("key", "cert"))
+            read_key(path, None if cert_file is None else read_chain(cert_file, "server"))
+        return path
+
+    @field_validator("push_client_ca_file")
+    @classmethod
+    def _some_authorities(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        _only_together(path, "push_tls_cert_file", info)
+        if path is not None:
+            read_authorities(path)
+        return path
+
     @field_validator("allow_plaintext_beyond_loopback")
     @classmethod
     def _stays_on_this_machine(cls, allowed: bool, info: ValidationInfo) -> bool:
-        names = ("listen_address", "push_listen_address", "rest_listen_address")
-        leaving = [name for name in names if name in info.data and not is_loopback(info.data[name])]
+        leaving = [
+            name
+            for name, cert_file in _PROTECTED_BY.items()
+            # A certificate that was given and is at fault is reported already.
+            if name in info.data and not is_loopback(info.data[name]) and info.data.get(cert_file, "") is None
+        ]
         if leaving and not allowed:
             raise ValueError(f"must be true for plaintext beyond loopback, as in {', '.join(leaving)}")
         return allowed
@@ -156,3 +234,13 @@ class GatewayConfig(Settings):
         if least is not None and best is not None and not best.at_least(least):
             raise ValueError("better than best_class, so nothing could ever be served")
         return least
+
+
+def _only_together(path: Path | None, cert_file: str, info: ValidationInfo) -> None:
+    """Refuse a part of TLS without the setting `cert_file`, or that setting without this part."""
+    missing = object()
+    certificate = info.data.get(cert_file, missing)
+    if certificate is None and path is not None:
+        raise ValueError(f"has no effect without {cert_file}")
+    if path is None and certificate is not None and certificate is not missing:
+        raise ValueError(f"required with {cert_file}")

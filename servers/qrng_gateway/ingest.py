@@ -208,7 +208,7 @@ class _CollectorIngest:
         self._file = file
         numbers = file.read()
         self._durable = self._mark = None if numbers is None else (numbers[0], numbers[1])
-        self._known_from_ns = 0 if numbers is None else numbers[2]
+        self._first_mark_ns = None if numbers is None else numbers[2]
         self._holder = 0
         self._last_heard_ns: int | None = None
         self._open: _Group | None = None
@@ -281,10 +281,15 @@ class _CollectorIngest:
         An earlier mark may have been lost, and a recording cannot be told from news then: not even by a higher
         epoch, since a collector's epochs may have gone back too. No mark is made of it, or the rest would pass.
         """
-        if _capture(chunk)[0] > (self._ingest.earliest_capture_ns if self._mark is None else self._known_from_ns):
+        if _capture(chunk)[0] > self._earliest_capture_ns:
             return False
         self._ingest.refused["before_start"] += _size(chunk)
         return True
+
+    @property
+    def _earliest_capture_ns(self) -> int:
+        """Capture start up to which an earlier mark may have been lost: told by the mark on disk, if there was one."""
+        return self._ingest.earliest_capture_ns if self._first_mark_ns is None else self._first_mark_ns
 
     def _fence(self, call: PushCall) -> None:
         """Let the newest call that brings something new own the collector; an older one must stop."""
@@ -308,8 +313,6 @@ class _CollectorIngest:
 
     def _group_at(self, mark: Mark) -> _Group:
         """Advance the mark in memory, and return the open group, which will make it durable."""
-        if self._mark is None:
-            self._known_from_ns = self._ingest.earliest_capture_ns
         if self._open is None:
             self._open = _Group(mark, asyncio.get_running_loop().create_future())
             self._tail = self._open.durable
@@ -326,7 +329,7 @@ class _CollectorIngest:
             if group is None:
                 continue
             try:
-                await asyncio.to_thread(self._file.write, *group.mark, self._known_from_ns)
+                await asyncio.to_thread(self._file.write, *group.mark, self._earliest_capture_ns)
             except OSError as error:
                 get_log().error("mark_not_written", collector_id=self.collector_id, error=type(error).__name__)
                 self._abandon(group)

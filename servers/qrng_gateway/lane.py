@@ -20,6 +20,10 @@ FOREVER_NS = 2**63 - 1
 _ZEROS = memoryview(bytes(MAX_CHUNK_BYTES))
 _CAPTURE_START = attrgetter("capture_start_ns")
 _COMPACT_FROM = 64
+_COMPACT_SHARE = 16
+"""Used-up chunks stay below one in so many; moving the others up is a matter of microseconds."""
+_LEAST_WASTE = 4096
+"""Used-up bytes before a rest that are worth moving it for; below, the moves fragment more than they free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,15 @@ class Stored:
         view[:] = _ZEROS[:n]
         view.release()
         self._offset += n
-        if self._offset == len(self._buffer):
-            self._buffer, self._offset = bytearray(), 0
+        exhausted = self._offset == len(self._buffer)
+        if exhausted or self._offset >= max(_LEAST_WASTE, len(self._buffer) // 2):
+            self._move_out()
+
+    def _move_out(self) -> None:
+        """Give the rest a buffer of its own size: claims for young bytes may leave it here for long."""
+        rest = memoryview(self._buffer)[self._offset :]
+        self._buffer, self._offset = bytearray(rest), 0
+        rest[:] = _ZEROS[: len(rest)]
 
 
 class Lane:
@@ -156,6 +167,6 @@ class Lane:
             del self._chunks[first:end]
             return
         self._head = end
-        if self._head >= _COMPACT_FROM and self._head * 2 >= len(self._chunks):
+        if self._head >= _COMPACT_FROM and self._head * _COMPACT_SHARE >= len(self._chunks):
             del self._chunks[: self._head]
             self._head = 0

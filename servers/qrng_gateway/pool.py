@@ -238,6 +238,8 @@ class Pool:
         for waiter in list(self._line):
             if waiter.granted.done():
                 continue
+            if not _any_left(self._lanes.values(), promised):
+                return
             claimed = self._attempt(waiter.n, waiter.spec, promised)
             if claimed is None:
                 self._promise(waiter.spec, promised)
@@ -253,10 +255,10 @@ class Pool:
         promised: dict[Lane, int] = {}
         wanted = self._acceptable(spec.least_class, spec.processing)
         for waiter in self._line:
+            if not _any_left(wanted, promised):
+                break
             if not waiter.granted.done():
                 self._promise(waiter.spec, promised)
-            if all(promised.get(lane, FOREVER_NS) <= 0 for lane in wanted):
-                break
         return promised
 
     def _promise(self, spec: ClaimSpec, promised: dict[Lane, int]) -> None:
@@ -350,6 +352,15 @@ _ABSENT = object()
 
 def _short() -> PoolShortError:
     return PoolShortError("the pool did not hold enough bytes in time", retry_after_s=RETRY_HINT_S)
+
+
+def _any_left(lanes: Iterable[Lane], promised: dict[Lane, int]) -> bool:
+    """Say whether any of `lanes` holds bytes that are not promised."""
+    for lane in lanes:
+        oldest_ns = lane.oldest_capture_start_ns
+        if oldest_ns is not None and oldest_ns < promised.get(lane, FOREVER_NS):
+            return True
+    return False
 
 
 def _refuse(waiter: _Waiter, error: Exception) -> None:

@@ -21,6 +21,8 @@ SERVICES = (
     reflection.SERVICE_NAME,
 )
 """What the client listener serves."""
+MAX_REFLECTIONS = 32
+"""Reflection streams at once. They need no key, so they may not use up the streams of those who have one."""
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):

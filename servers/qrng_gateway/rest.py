@@ -8,8 +8,10 @@ logged, since its address may hold a key.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -27,8 +29,11 @@ from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import AuthenticationError, ConfigError, InvalidRequestError, QrngError
 from qrng_grpc.logs import get_log
+from qrng_grpc.serving import MAX_CONNECTIONS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+IDLE_S = 75.0
 
 _MAX_DIGITS = 10
 _MAX_LINE = 4096
@@ -97,10 +102,20 @@ class RestApi:
 
 
 @asynccontextmanager
-async def serving_rest(app: web.Application, address: str, *, grace_s: float) -> AsyncIterator[str]:
-    """Serve `app` at `address`; yields HOST:PORT with the real port.
+async def serving_rest(
+    app: web.Application,
+    address: str,
+    *,
+    grace_s: float,
+    idle_s: float = IDLE_S,
+    max_connections: int = MAX_CONNECTIONS,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
+    """Serve `app` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
 
-    Leaving, it gives running requests `grace_s` seconds. Raises ConfigError when it cannot listen there.
+    Connections beyond `max_connections` are closed at once, others when they bring no whole request for
+    `idle_s` seconds. Leaving takes at most `grace_s` seconds: half of them for running requests to finish,
+    half for those that do not, to be told and to leave. Raises ConfigError when it cannot listen there.
     """
     host, port = host_and_port(address)
     runner = web.AppRunner(
@@ -108,20 +123,44 @@ async def serving_rest(app: web.Application, address: str, *, grace_s: float) ->
         access_log=None,
         logger=_silent,
         handler_cancellation=True,
-        shutdown_timeout=grace_s,
+        shutdown_timeout=grace_s / 2,  # aiohttp waits twice: for the handler, then for its cancelled rest
+        keepalive_timeout=idle_s,
         max_line_size=_MAX_LINE,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, reuse_port=False)
         try:
-            await site.start()
+            listener = await asyncio.get_running_loop().create_server(
+                _admitting(runner, max_connections), host, port, ssl=tls, reuse_port=False
+            )
         except OSError as error:
             raise ConfigError([f"{address}: cannot listen there ({error.strerror or type(error).__name__})"]) from None
-        bound = runner.addresses[0][1]
-        yield f"{address.rpartition(':')[0]}:{bound}"
+        bound = listener.sockets[0].getsockname()[1]
+        try:
+            yield f"{address.rpartition(':')[0]}:{bound}"
+        finally:
+            listener.close()
     finally:
         await runner.cleanup()
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close it."""
+        transport.close()
+
+
+def _admitting(runner: web.AppRunner, max_connections: int) -> Callable[[], asyncio.Protocol]:
+    """Return what makes a protocol for each new connection: the runner's while there is room."""
+    server = runner.server
+    assert server is not None, "a runner that is set up has a server"  # noqa: S101
+
+    def admit() -> asyncio.Protocol:
+        return server() if len(server.connections) < max_connections else _TurnedAway()
+
+    return admit
 
 
 @web.middleware

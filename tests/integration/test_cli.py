@@ -120,6 +120,18 @@ async def test_unwritable_output(shell: Shell, tmp_path: Path) -> None:
     assert shell.gateway.gateway.pool.level == 32
 
 
+async def test_closed_standard_error(shell: Shell) -> None:
+    """No socket takes the number of a standard stream that is closed, and what is asked for is printed."""
+    await shell.gateway.push(os.urandom(32))
+    script = 'exec "$0" -m qrng_cli.main get 32 2>&- <&-'
+    environ = shell.environ
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", script, sys.executable, env=environ, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert (process.returncode, len(out)) == (0, 65)
+
+
 async def test_stream(shell: Shell) -> None:
     """A stream with a total writes exactly that."""
     data = os.urandom(5000)

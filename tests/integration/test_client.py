@@ -292,6 +292,27 @@ async def test_broken_reply(kind: type[Reader], spoil: dict[str, Any]) -> None:
             await client.stream(32, 64)
 
 
+@pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"<html>"], ids=str)
+async def test_unreadable_reply(kind: type[Reader], raw: bytes) -> None:
+    """A reply that is no message at all is an error of ours, on every kind of call."""
+
+    async def answer(_request: bytes, _context: Any) -> bytes:
+        return raw
+
+    methods = {name: grpc.unary_unary_rpc_method_handler(answer) for name in ("GetEntropy", "GetStatus")}
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("qrng.v1.EntropyService", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with reader(kind, f"127.0.0.1:{port}") as client:
+            for call in (lambda: client.get(32), client.status):
+                with pytest.raises(QrngError):
+                    await call()
+    finally:
+        await server.stop(0)
+
+
 async def test_stream_cut_short(kind: type[Reader]) -> None:
     """A stream that ends well before its total is an error, not a smaller total."""
     async with serving(FakeService(most=2)) as address, reader(kind, address) as client:

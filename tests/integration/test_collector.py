@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from qrng_collector.app import collecting
 from qrng_collector.config import ENV_PREFIX, CollectorConfig, RetryPolicy
-from qrng_collector.push import disposed_count
+from qrng_collector.link import disposed_count
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Chunk
 from qrng_grpc.errors import StateError
 from qrng_grpc.keys import KeyRing

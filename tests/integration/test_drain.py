@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.compat.qr_entropy_pb2 import EntropyRequest
+from qrng_grpc.config import host_and_port
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, StreamEntropyRequest, SubscribeEntropyRequest
@@ -133,6 +135,31 @@ async def test_a_rest_request_that_waits_is_told() -> None:
         await stay.end()
         status, body = await asking
         assert (status, body["error"]["reason"]) == (503, "DRAINING")
+
+
+async def standstill(count: Callable[[], int]) -> None:
+    """Return once `count` no longer changes."""
+    before = -1
+    while (now := count()) != before:
+        before = now
+        await asyncio.sleep(0.2)
+
+
+async def test_a_rest_client_that_does_not_read_holds_the_end_up_no_longer_than_the_time_to_finish() -> None:
+    """A full connection cannot keep the gateway from ending, and not for twice the time either."""
+    drain_timeout = 2.0
+    async with Stay(drain_timeout=drain_timeout, max_wait=0) as stay:
+        await stay.gateway.push(os.urandom(8 << 20))
+        _reader, writer = await asyncio.open_connection(*host_and_port(stay.gateway.gateway.rest_address), limit=1024)
+        request = (
+            f"GET /api/random?bytes=65536 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {stay.gateway.api_key}\r\n\r\n"
+        )
+        writer.write(request.encode() * 128)
+        await standstill(lambda: stay.gateway.gateway.pool.counters.claims)
+        assert stay.gateway.gateway.pool.level > 0
+        async with asyncio.timeout(1.8 * drain_timeout):
+            await stay.end()
+        writer.close()
 
 
 async def test_a_push_call_that_waits_ends_with_its_count() -> None:

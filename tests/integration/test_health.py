@@ -12,8 +12,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from qrng_gateway.health import HealthBoard
+from qrng_gateway.reflection import MAX_REFLECTIONS
 from qrng_grpc.testing.gateway import running_gateway
-from tests.integration.fronts import Front, refused
+from qrng_grpc.v1.entropy_pb2 import SubscribeEntropyRequest
+from tests.integration.fronts import Front, open_front, refused
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -117,3 +119,17 @@ async def test_reflection_refuses_garbage(front: Front) -> None:
     """A question that is no protobuf is refused as such."""
     call = front.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
     assert (await refused(call(iter([b"\xff"])))).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_reflection_uses_up_no_streams_of_those_who_have_a_key() -> None:
+    """Reflection needs no key, so its streams are bounded on their own."""
+    async with running_gateway(max_streams=1) as gateway, open_front(gateway) as front:
+        await gateway.push(os.urandom(8))
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(front.channel)
+        calls = [stub.ServerReflectionInfo() for _ in range(MAX_REFLECTIONS)]
+        for call in calls:
+            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            await call.read()
+        assert (await refused(stub.ServerReflectionInfo())).reason == "LIMIT_EXCEEDED"
+        request = SubscribeEntropyRequest(bytes_per_message=8, total_bytes=8)
+        assert len([reply async for reply in front.entropy.SubscribeEntropy(request, metadata=front.key)]) == 1

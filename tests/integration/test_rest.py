@@ -7,6 +7,8 @@ import base64
 import json
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -283,6 +285,39 @@ async def test_a_fault_of_ours_tells_nothing(front: Front, http: aiohttp.ClientS
                 assert response.status == 500
                 assert "must not travel" not in await response.text()
     assert logs == [{"event": "request_failed", "fault": "ZeroDivisionError", "log_level": "error"}]
+
+
+@asynccontextmanager
+async def own_rest(front: Front, **settings: Any) -> AsyncIterator[str]:
+    """Serve REST of the front's gateway once more, with `settings` of its own."""
+    gateway = front.gateway.gateway
+    access = Access([front.gateway.api_key])
+    dispenser = Dispenser(gateway.pool, least_class=SourceClass.QUANTUM, max_wait_s=0)
+    api = RestApi(access, dispenser, gateway.observer, limit=1, key_in_query=False)
+    async with serving_rest(api.app(), "127.0.0.1:0", grace_s=1, **settings) as address:
+        yield address
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: "])
+async def test_a_connection_that_brings_no_whole_request_is_closed(front: Front, sent: bytes) -> None:
+    """Nobody holds a connection, which needs no key, by saying nothing or half a sentence."""
+    async with own_rest(front, idle_s=0.1) as address:
+        reader, writer = await asyncio.open_connection(*host_and_port(address))
+        writer.write(sent)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_connections_are_bounded(front: Front, http: aiohttp.ClientSession) -> None:
+    """One connection too many is closed at once; those that are open are served."""
+    async with own_rest(front, max_connections=1) as address:
+        async with http.get(f"http://{address}/health") as response:
+            assert response.status == 503
+        reader, writer = await asyncio.open_connection(*host_and_port(address))
+        assert await reader.read() == b""
+        writer.close()
+        async with http.get(f"http://{address}/health") as response:
+            assert response.status == 503
 
 
 async def test_an_address_in_use_is_a_mistake_of_the_configuration(front: Front) -> None:

@@ -271,6 +271,18 @@ async def test_mistakes_before_anything_starts(place: Place) -> None:
     assert "gateway_serves" not in up.text
 
 
+async def test_unusable_state(place: Place) -> None:
+    """State that waiting cannot mend is told at once, as what it is."""
+    state = place.demo_file.parent / "gateway"
+    state.mkdir(parents=True)
+    place.demo_file.parent.chmod(0o700)
+    state.chmod(0o770)
+    async with starting(place) as up:
+        assert await up.end() == 1
+    assert "writable by others" in up.text
+    assert "waiting" not in up.text
+
+
 async def test_stopped_while_waiting(place: Place) -> None:
     """While somebody still holds the state, `up` waits, starts nothing, and can be told to end."""
     with state_directory(place.demo_file.parent / "collector"):
@@ -288,3 +300,32 @@ async def test_stopped_while_starting(place: Place) -> None:
         up.process.send_signal(signal.SIGTERM)
         assert await up.end() == 0
     assert place.ports_are_free()
+
+
+async def test_tls(place: Place) -> None:
+    """With TLS on every listener `up` starts as before, and the commands it prints say what TLS takes."""
+    certs = "qrng certs"
+    code, said = await place.sh(f"""
+        PATH={BIN}:$PATH; set -e
+        {certs} init --dir servers; {certs} server --dir servers
+        {certs} init --dir collectors; {certs} client --dir collectors lab
+    """)
+    assert code == 0, said
+    gateway, collector = "QRNG_GATEWAY_", "QRNG_COLLECTOR_"
+    place.environ |= {
+        **{f"{gateway}{push}TLS_CERT_FILE": "servers/server.pem" for push in ("", "PUSH_")},
+        **{f"{gateway}{push}TLS_KEY_FILE": "servers/server.key" for push in ("", "PUSH_")},
+        f"{gateway}PUSH_CLIENT_CA_FILE": "collectors/ca.pem",
+        f"{collector}PUSH_CA_FILE": "servers/ca.pem",
+        f"{collector}PUSH_CERT_FILE": "collectors/lab.pem",
+        f"{collector}PUSH_KEY_FILE": "collectors/lab.key",
+    }
+    async with running(place) as up:
+        pasted = [line.strip() for line in up.said if line.startswith("  ")]
+        code, out = await place.sh("\n".join([*pasted[:2], "exit"]).replace("CA.pem", "servers/ca.pem"))
+        assert code == 0
+        assert len(bytes.fromhex(out)) == 32
+        up.process.send_signal(signal.SIGINT)
+        assert await up.end() == 0
+    assert "https://" in up.text
+    assert "-plaintext" not in up.text

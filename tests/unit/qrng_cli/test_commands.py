@@ -157,6 +157,22 @@ def test_size_above_most() -> None:
     assert qrng("stream", "--bytes-per-message", "2M").exit_code == 2
 
 
+@pytest.mark.parametrize("option", ["--timeout", "--max-age"])
+def test_no_time(option: str) -> None:
+    """What is not a number of seconds is wrong usage."""
+    for seconds in ("nan", "inf", "0", "-1", "soon"):
+        assert qrng("get", "4", option, seconds).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", ["get 4", "stream"])
+def test_closed_standard_output(arguments: str) -> None:
+    """Without anywhere to write, no bytes are fetched, and one line says so."""
+    script = f'exec "$0" -m qrng_cli.main {arguments} >&-'
+    done = subprocess.run(["sh", "-c", script, sys.executable], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("Error: standard output is closed\n")
+
+
 def test_keygen() -> None:
     """Each key is fresh, and fit for what it is meant."""
     api = {qrng("keygen").output.strip() for _ in range(5)}
@@ -197,7 +213,7 @@ def test_config_check_mistakes(tmp_path: Path) -> None:
     assert "short-secret" not in result.output
 
 
-@pytest.mark.parametrize("content", ["", "pool_id: p\n", "[1, 2]"])
+@pytest.mark.parametrize("content", ["", "pool_id: p\n"])
 def test_config_check_cannot_tell(tmp_path: Path, content: str) -> None:
     """When the names do not tell whose settings they are, the user is asked."""
     file = tmp_path / "some.yaml"
@@ -211,10 +227,13 @@ def test_config_check_unreadable(tmp_path: Path) -> None:
     """What is missing or no YAML is told as that."""
     assert qrng("config", "check", str(tmp_path / "missing.yaml")).exit_code == 2
     file = tmp_path / "some.yaml"
-    file.write_text("a: [")
-    result = qrng("config", "check", str(file))
-    assert result.exit_code == 2
-    assert "not YAML" in result.stderr
+    for content in ("a: [", "pool_id: 2025-13-45", "[" * 5000):
+        file.write_text(content)
+        result = qrng("config", "check", str(file))
+        assert result.exit_code == 2
+        assert "not YAML" in result.stderr
+    file.write_text("[1, 2]")
+    assert "expected a mapping" in qrng("config", "check", str(file)).stderr
 
 
 @pytest.mark.parametrize("program", ["gateway", "collector"])

@@ -131,6 +131,23 @@ def test_plan_tells_mistakes(var: Path) -> None:
         prepare(var, None, {"QRNG_COLLECTOR_FETCH_CHUNK": "1"})
 
 
+def test_plan_tells_mistakes_of_both(var: Path) -> None:
+    """Mistakes in the settings of gateway and collector are told at once."""
+    with pytest.raises(ConfigError) as refusal:
+        prepare(var, None, {"QRNG_GATEWAY_BUFER": "1", "QRNG_COLLECTOR_FETCH_INTERVAL": "soon"})
+    assert len(refusal.value.mistakes) == 2
+
+
+def test_link_stays(tmp_path: Path) -> None:
+    """Where the path is a link, the file it leads to is written, and the link stays."""
+    (tmp_path / "link").symlink_to("file")
+    for data in (b"first", b"second"):
+        with whole_file(tmp_path / "link") as file:
+            file.write(data)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "file").read_bytes() == data
+
+
 def test_nothing_secret_in_arguments(var: Path) -> None:
     """No key stands in a child's arguments, where others can see it, nor in what is printed."""
     plan = prepare(var, None, {})

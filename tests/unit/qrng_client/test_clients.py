@@ -82,6 +82,13 @@ def test_maximum_out_of_range() -> None:
         EntropyClient(max_request_bytes=(1 << 20) + 1)
 
 
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e300])
+def test_timeout_out_of_range(timeout_s: float) -> None:
+    """A time-out that could not be kept is refused."""
+    with pytest.raises(InvalidRequestError, match="timeout_s"):
+        EntropyClient(timeout_s=timeout_s)
+
+
 def test_environment() -> None:
     """Address, key and time-out come from the environment; other QR_ names are left to other programs."""
     settings = client_settings(

@@ -6,6 +6,7 @@ import pytest
 
 from qrng_client import BadReplyError, Custody, Entropy, HealthVerdict, Processing, SourceClass
 from qrng_client.entropy import join, read_reply
+from qrng_client.status import read_status
 from qrng_grpc.v1 import entropy_pb2, labels_pb2
 
 
@@ -26,7 +27,7 @@ def reply(**changes: Any) -> entropy_pb2.GetEntropyResponse:
     return entropy_pb2.GetEntropyResponse(**whole | changes)
 
 
-def read(message: entropy_pb2.GetEntropyResponse, least: SourceClass | None = None) -> Entropy:
+def read(message: entropy_pb2.GetEntropyResponse | None, least: SourceClass | None = None) -> Entropy:
     return read_reply(message, size=8, sequence_id=7, least_class=least)
 
 
@@ -128,3 +129,11 @@ def test_join_bounds_names() -> None:
     assert join(many).device_id == ",".join([f"dev-{number}" for number in range(16)] + ["..."])
     already = [read(reply(device_id="dev-1,...")), read(reply(device_id="dev-2"))]
     assert join(already).device_id == "dev-1,dev-2,..."
+
+
+def test_no_message() -> None:
+    """What grpc hands over in place of a message it cannot read is an error, not bytes and not a status."""
+    with pytest.raises(BadReplyError):
+        read(None)
+    with pytest.raises(BadReplyError):
+        read_status(None)

@@ -246,6 +246,7 @@ async def test_a_finally_refused_chunk_advances_the_mark(tmp_path):
     """Too old, too large or damaged: counted by reason, disposed of, and a duplicate ever after."""
     bench = Bench(tmp_path)
     async with bench.gateway() as ingest:
+        bench.clock.advance(TTL_S + 2)
         damaged = bench.chunk(3)
         refused = [
             bench.chunk(1, age_s=TTL_S + 1),

@@ -1,6 +1,7 @@
 """The pool: every byte once, in order, under its own label, within its bounds."""
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -46,8 +47,38 @@ async def test_served_bytes_are_overwritten(clock):
     put(pool, one)
     (stored,) = next(iter(pool._lanes[SourceClass.QUANTUM, Processing.NONE] for _ in "x"))
     buffer = stored._buffer
-    await pool.claim(40, ANY, "c", NOW)
-    assert bytes(buffer) == bytes(40) + one.data[40:]
+    await pool.claim(20, ANY, "c", NOW)
+    assert bytes(buffer) == bytes(20) + one.data[20:]
+
+
+async def test_small_rests_keep_no_large_chunks_alive(clock):
+    """A client that takes all but a byte of each youngest chunk leaves single bytes behind, not the chunks."""
+    pool = make_pool(clock)
+    youngest = ClaimSpec(least_class=SourceClass.QUANTUM, max_age_s=0.5)
+    tracemalloc.start()
+    try:
+        for _ in range(32):
+            clock.advance(1)
+            put(pool, block(64 * 1024, clock))
+            await pool.claim(64 * 1024 - 1, youngest, "c", NOW)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert pool.level == 32
+    assert held < 256 * 1024
+
+
+async def test_bytes_that_move_to_a_smaller_buffer_leave_nothing_behind(clock):
+    """A chunk's rest is copied out of a buffer that is mostly used up; the old buffer is overwritten."""
+    pool = make_pool(clock)
+    one = block(64, clock)
+    put(pool, one)
+    (stored,) = pool._lanes[SourceClass.QUANTUM, Processing.NONE]
+    buffer = stored._buffer
+    taken = [(await pool.claim(n, ANY, "c", NOW)).data for n in (40, 1, 23)]
+    assert b"".join(taken) == one.data
+    assert bytes(buffer) == bytes(64)
+    assert balanced(pool)
 
 
 @pytest.mark.parametrize("end", ["expire", "overflow", "wipe"])
@@ -257,6 +288,34 @@ async def test_claims_are_met_in_order(clock):
     assert big.done()
     assert small.done()
     assert pool.level == 0
+
+
+class CountedClock(ManualClock):
+    """Counts how often it is looked at, which the pool does at least once per claim it tries."""
+
+    looks = 0
+
+    def now_ns(self) -> int:
+        self.looks += 1
+        return super().now_ns()
+
+
+@pytest.mark.parametrize("max_age_s", [None, 60])
+async def test_a_long_line_costs_an_arriving_chunk_nothing(max_age_s):
+    """Once those ahead need all bytes there are, nobody further back is tried, nor a newcomer compared with them."""
+    clock = CountedClock()
+    pool = make_pool(clock, max_waiting=500)
+    spec = ClaimSpec(SourceClass.QUANTUM, max_age_s=max_age_s)
+    line = [asyncio.create_task(pool.claim(1000, spec, "c", LONG)) for _ in range(500)]
+    await settled()
+    assert pool.waiting == 500
+    clock.looks = 0
+    put(pool, block(10, clock))
+    with pytest.raises(PoolShortError):
+        await pool.claim(1, spec, "newcomer", NOW)
+    assert clock.looks < 20
+    pool.drain()
+    await asyncio.gather(*line, return_exceptions=True)
 
 
 async def test_a_newcomer_passes_those_who_wait_for_other_bytes(clock):

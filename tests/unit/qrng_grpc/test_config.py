@@ -155,6 +155,15 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
     assert len(refusal.value.mistakes) == 6
 
 
+@pytest.mark.parametrize("line", [f"{PREFIX}PORT 5", f"{PREFIX}PORT: 5", f"{PREFIX}PORT", f'{PREFIX}PORT="5'])
+def test_a_line_that_sets_nothing(tmp_path: Path, line: str) -> None:
+    """A line of a `.env` file that is no assignment is a mistake, by its number and not by its text."""
+    file = written(tmp_path / ".env", f"# settings\n{PREFIX}NAME=x\n{line}\n")
+    with pytest.raises(ConfigError) as refusal:
+        load(Example, prefix=PREFIX, environ={}, env_files=[file])
+    assert refusal.value.mistakes == (f"{file}: line 3: expected NAME=VALUE",)
+
+
 def test_bad_json_spoils_only_its_own_setting() -> None:
     """A list that is not JSON is one mistake, and settings beside it are read all the same."""
     environ = {f"{PREFIX}URLS": "[oops", f"{PREFIX}PORT": "0", f"{PREFIX}RETRY_POLICY": "{"}
@@ -184,7 +193,13 @@ def test_secrets_are_never_in_the_text(tmp_path: Path) -> None:
         (b"- port\n", "expected a mapping"),
         (b"just text\n", "expected a mapping"),
         (b"1: 2\n", "expected a mapping"),
+        (b"name: !!bool hunter2\n", "not YAML"),
+        (b"name: !!timestamp hunter2\n", "not YAML"),
         (b"port: !!python/object:os.system x\n", "not YAML"),
+        (b"[" * 5000, "not YAML"),
+        (b"port: 1\nname: a\nport: 2\n", "a name is there twice, line 3"),
+        (b"retry_policy: {initial_s: 1, initial_s: 1}\n", "a name is there twice, line 1"),
+        (b"[a]: 1\n", "not YAML"),
         (b"\xff\xfe\xfa", "cannot be read"),
     ],
 )
@@ -201,6 +216,13 @@ def test_what_is_no_settings_file(tmp_path: Path, content: bytes, text: str) -> 
 def test_empty_file_sets_nothing(tmp_path: Path, content: str) -> None:
     """A file without settings is all defaults."""
     assert load(Example, prefix=PREFIX, environ={}, yaml_file=written(tmp_path / "c", content)) == Example()
+
+
+def test_merged_yaml_may_override(tmp_path: Path) -> None:
+    """A name that comes in by a YAML merge and is stated as well is there once."""
+    content = "retry_policy:\n  <<: {initial_s: 5, maximum_s: 6}\n  initial_s: 2\n"
+    settings = load(Example, prefix=PREFIX, environ={}, yaml_file=written(tmp_path / "c", content))
+    assert settings.retry_policy == Retry(initial_s=2, maximum_s=6)
 
 
 def test_missing_file_is_a_mistake(tmp_path: Path) -> None:

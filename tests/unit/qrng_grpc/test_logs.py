@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
@@ -46,6 +49,37 @@ def test_level(capsys: pytest.CaptureFixture[str], level: LogLevel, written: int
     for write in (log.debug, log.info, log.warning, log.error):
         write("happened")
     assert len(capsys.readouterr().err.splitlines()) == written
+
+
+def full() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def nobody_reads() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize(("stderr", "redirect"), [(full, ""), (nobody_reads, ""), (full, "2>&-")])
+def test_a_log_that_cannot_be_written(stderr: Callable[[], int], redirect: str) -> None:
+    """When the disk is full, nobody reads or standard error is closed, lines are lost and the program goes on."""
+    program = (
+        "import os\n"
+        "from qrng_grpc.logs import configure_logs, get_log\n"
+        "configure_logs('info', 'test')\n"
+        "get_log().info('happened')\n"
+        "os.write(1, b'went on')\n"
+    )
+    script = f'exec "$0" -c "$1" {redirect}'
+    descriptor = stderr()
+    try:
+        done = subprocess.run(
+            ["sh", "-c", script, sys.executable, program], stdout=subprocess.PIPE, stderr=descriptor, check=False
+        )
+    finally:
+        os.close(descriptor)
+    assert done.stdout == b"went on"
 
 
 def test_our_values_keep_their_secrets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,68 @@
+"""TLS of the gateway's listeners, as far as its settings ask for it.
+
+Idea: the listeners for clients, gRPC and REST, show one certificate; the one for collectors shows its own
+and asks for theirs, of authorities that vouch for nothing else. Connections with TLS have an age limit,
+since an exchanged certificate or a removed authority counts from the next handshake on. Calls of clients
+may outlast it; those of collectors are ended, so that none survives the authority that let it in.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+import grpc
+
+from qrng_gateway.config import GatewayConfig
+from qrng_grpc.serving import ConnectionAge
+from qrng_grpc.tls import ListenerTls, TlsFiles
+
+PUSH_GRACE_S = 60.0
+"""How long the calls of collectors may outlast the age of their connection."""
+
+
+class Protection:
+    """What each listener needs: credentials and ages, all None for plaintext.
+
+    Raises ConfigError when a file is not usable.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._clients = _listener_tls("clients", config.tls_files)
+        self._push = _listener_tls("push", config.push_tls_files)
+        self._age_s = config.max_connection_age
+
+    @property
+    def client_age(self) -> ConnectionAge | None:
+        """The age of clients' gRPC connections."""
+        return ConnectionAge(self._age_s) if self._clients else None
+
+    @property
+    def push_age(self) -> ConnectionAge | None:
+        """The age of collectors' connections."""
+        return ConnectionAge(self._age_s, PUSH_GRACE_S) if self._push else None
+
+    def client_credentials(self) -> grpc.ServerCredentials | None:
+        """Return what the gRPC listener for clients shows."""
+        return self._clients.grpc_credentials() if self._clients else None
+
+    def push_credentials(self) -> grpc.ServerCredentials | None:
+        """Return what the listener for collectors shows and asks for."""
+        return self._push.grpc_credentials() if self._push else None
+
+    def rest_context(self) -> ssl.SSLContext | None:
+        """Return what the REST listener shows."""
+        return self._clients.ssl_context() if self._clients else None
+
+    def look(self) -> None:
+        """Look whether files have changed; about once a second, on the event loop's thread."""
+        for listener in filter(None, (self._clients, self._push)):
+            listener.look()
+
+    def reload(self) -> None:
+        """Take what the files hold now. On the event loop's thread."""
+        for listener in filter(None, (self._clients, self._push)):
+            listener.reload()
+
+
+def _listener_tls(name: str, files: TlsFiles | None) -> ListenerTls | None:
+    return None if files is None else ListenerTls(name, files)
