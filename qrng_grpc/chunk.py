@@ -13,11 +13,13 @@ import re
 import zlib
 from dataclasses import dataclass, field
 
-from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
 
 MAX_CHUNK_BYTES = 1 << 20
 """The most data in one chunk: 1 MiB, a constant of the protocol."""
 MAX_DEVICE_IDS = 8
+MAX_SOURCE_STATES = 64
+"""The most sources one heartbeat tells of."""
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """The form of collector, pool, device and key ids: safe in file names, metadata and logs."""
 
@@ -83,8 +85,27 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceState:
+    """How one source does. `fetched_bytes` runs from the collector's start."""
+
+    device_id: str
+    source_class: SourceClass
+    condition: Condition
+    fetched_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A chunk without data: it shows that a collector is alive."""
+    """A chunk without data: it shows that a collector is alive, and how it does.
+
+    `capture_end_ns` is the moment it was made. The numbers are bytes: in the collector's queue, and lost
+    since its start for want of room, of age unsent, and after they may have been delivered.
+    """
 
     identity: Identity
     capture_end_ns: int
+    sources: tuple[SourceState, ...] = ()
+    queued: int = 0
+    overflow: int = 0
+    expired: int = 0
+    in_doubt: int = 0

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import yaml
 from dotenv.parser import parse_stream
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -128,7 +128,7 @@ def load(
     try:
         settings = model(**values)
     except ValidationError as error:
-        raise ConfigError(mistakes + [_describe(e, model) for e in error.errors()]) from None
+        raise ConfigError(mistakes + [describe_mistake(e, model) for e in error.errors()]) from None
     if mistakes:
         raise ConfigError(mistakes)
     return settings
@@ -215,7 +215,7 @@ def _unknown_names(model: type[Settings], prefix: str, names: Iterable[str], rea
     return mistakes
 
 
-def _hint(name: str, model: type[Settings], prefix: str | None) -> str:
+def _hint(name: str, model: type[BaseModel], prefix: str | None) -> str:
     """Return a clause with the nearest setting there is, spelt as in the environment when there is a `prefix`."""
     close = difflib.get_close_matches(name.lower(), model.model_fields, n=1)
     if not close:
@@ -232,7 +232,8 @@ def _overlay(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
             values[key] = value
 
 
-def _describe(error: Any, model: type[Settings]) -> str:
+def describe_mistake(error: Any, model: type[BaseModel]) -> str:
+    """Return an error of pydantic's as one line, by name and without the value."""
     name = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "missing":
         return f"{name}: required"

@@ -54,6 +54,14 @@ class HealthVerdict(Enum):
     PASSED = "passed"
 
 
+class Condition(Enum):
+    """How a source does."""
+
+    DELIVERING = "delivering"
+    FAILING = "failing"
+    QUARANTINED = "quarantined"
+
+
 def weakest_class(classes: Iterable[SourceClass]) -> SourceClass:
     """Return the weakest of `classes`. Raises ValueError when there is none."""
     return max(classes, key=_RANK.__getitem__)

@@ -23,7 +23,7 @@ from qrng_grpc.errors import ConfigError
 
 MAX_METADATA_BYTES = 16_384
 MAX_CONNECTIONS = 320
-"""Connections of one listener, which need no key. A gateway's three stay below the usual 1024 open files."""
+"""Connections of one listener by default; they need no key. A gateway's three stay below the usual 1024 open files."""
 _PING_INTERVAL_MS = 10_000
 
 
@@ -57,19 +57,24 @@ class ConnectionAge:
 
 
 def new_server(
-    *, max_message_bytes: int, max_streams: int, max_calls: int, age: ConnectionAge | None = None
+    *,
+    max_message_bytes: int,
+    max_streams: int,
+    max_calls: int,
+    max_connections: int = MAX_CONNECTIONS,
+    age: ConnectionAge | None = None,
 ) -> grpc.aio.Server:
     """Make a server that reads messages of at most `max_message_bytes`.
 
     `max_streams` bounds the calls of one connection, beyond which a client's wait at the client;
     `max_calls` those of all together, beyond which they are refused; `age` how long a connection lives.
-    Connections beyond MAX_CONNECTIONS are closed at once. Clients may ping every 10 s, also without calls:
+    Connections beyond `max_connections` are closed at once. Clients may ping every 10 s, also without calls:
     those in the field do, every 30 s.
     """
     options = (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", max_streams),
-        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS),

@@ -87,7 +87,7 @@ class NumbersFile:
         newborn = self._path.with_name(self._path.name + "~")
         _write_synced(newborn, record)
         newborn.replace(self._path)
-        _sync_directory(self._path.parent)
+        sync_directory(self._path.parent)
 
     @staticmethod
     def _record(numbers: tuple[int, ...]) -> bytes:
@@ -105,7 +105,8 @@ def _write_synced(path: Path, record: bytes) -> None:
         os.close(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make what was born, renamed or deleted in `path` durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import datetime
 import os
 import ssl
-import stat
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,10 +32,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.files import Watched, refuse_shared
 from qrng_grpc.logs import get_log
 
-LOOK_S = 1.0
-"""Seconds between two looks at the files."""
 EXPIRES_SOON = datetime.timedelta(days=14)
 _A_DAY = datetime.timedelta(days=1)
 
@@ -44,7 +42,6 @@ Purpose = Literal["server", "client"]
 _PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 T = TypeVar("T")
-_Stamp = tuple[tuple[int, ...] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +122,7 @@ def read_chain(path: Path, purpose: Purpose) -> Chain:
 
 def read_key(path: Path, chain: Chain | None) -> bytes:
     """Read a private key, and check that it is that of `chain` where there is one. Raises ValueError if not usable."""
-    _refuse_shared(path)
+    refuse_shared(path)
     pem = _content(path)
     try:
         key = load_pem_private_key(pem, password=None)
@@ -158,41 +155,33 @@ class TlsWatch:
     """
 
     def __init__(self, name: str, files: TlsFiles) -> None:
-        self._files = files
         self._log = get_log().bind(tls=name)
-        self._taken = self._seen = self._told = self._stamp()
         self._warned: datetime.datetime | None = None
-        self.material = read_material(files)
+        self._files = Watched(
+            files.paths,
+            lambda: read_material(files),
+            lambda mistakes: self._log.error("tls_not_reloaded", mistakes=mistakes),
+        )
+
+    @property
+    def material(self) -> TlsMaterial:
         """The set in force; another object after each change."""
+        return self._files.value
 
     def look(self) -> bool:
         """Look at the files, and take a change that has stood still since the last look. Say whether one was taken."""
         self._warn_of_end()
-        stamp, before = self._stamp(), self._seen
-        self._seen = stamp
-        # An unusable set is tried again, as time may make it usable, but complained of once.
-        return stamp == before and stamp != self._taken and self._take(stamp, tell=stamp != self._told)
+        return self._note(self._files.look())
 
     def reload(self) -> bool:
         """Take what the files hold now. Say whether that is a usable set other than the last."""
-        self._seen = self._stamp()
-        return self._take(self._seen, tell=True)
+        return self._note(self._files.reload())
 
-    def _take(self, stamp: _Stamp, *, tell: bool) -> bool:
-        self._told = stamp
-        try:
-            material = read_material(self._files)
-        except ConfigError as error:
-            if tell:
-                self._log.error("tls_not_reloaded", mistakes=error.mistakes)
-            return False
-        self._taken = stamp
-        if material == self.material:
-            return False
-        self.material = material
-        self._warned = None
-        self._log.info("tls_reloaded", expires=_date(material.own))
-        return True
+    def _note(self, changed: bool) -> bool:
+        if changed:
+            self._warned = None
+            self._log.info("tls_reloaded", expires=_date(self.material.own))
+        return changed
 
     def _warn_of_end(self) -> None:
         """Log once a day that the certificate ends soon, or has ended."""
@@ -202,9 +191,6 @@ class TlsWatch:
             return
         self._warned = now
         self._log.warning("certificate_expires", expires=_date(own))
-
-    def _stamp(self) -> _Stamp:
-        return tuple(_stamp_of(path) for path in self._files.paths)
 
 
 class ListenerTls:
@@ -248,7 +234,7 @@ class ListenerTls:
         return context
 
     def look(self) -> None:
-        """Look at the files; about every `LOOK_S` seconds, on the event loop's thread."""
+        """Look at the files; about once a second, on the event loop's thread."""
         if self._watch.look():
             self._renew()
 
@@ -334,26 +320,6 @@ def _serves(certificate: x509.Certificate, purpose: Purpose) -> bool:
     except x509.ExtensionNotFound:
         return True
     return _PURPOSES[purpose] in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
-
-
-def _refuse_shared(path: Path) -> None:
-    """Refuse a key that others could read or exchange: ours alone, or root's and readable by a group of ours."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise ValueError(f"cannot be read ({type(error).__name__})") from None
-    if state.st_uid not in (os.geteuid(), 0):
-        raise ValueError("belongs to another user")
-    if stat.S_IMODE(state.st_mode) & (0o027 if state.st_uid == 0 else 0o077):
-        raise ValueError("can be read or changed by others; chmod 600 it")
-
-
-def _stamp_of(path: Path) -> tuple[int, ...] | None:
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_mode
 
 
 def _date(own: KeyPair | None) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, TypeVar
 import click
 
 from qrng_client import EntropyClient, SourceClass
+from qrng_grpc.errors import AuthenticationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,8 +88,10 @@ def wanted_options(command: F) -> F:
 
 
 def open_client(server: Server) -> EntropyClient:
-    """Make a client from options and environment. Raises ConfigError."""
+    """Make a client from options and environment. Raises ConfigError, or AuthenticationError without a key."""
     environ = dict(os.environ)
+    if not environ.get("QR_GRPC_API_KEY"):
+        raise AuthenticationError("no API key: set QR_GRPC_API_KEY; beside `qrng up`: set -a; . var/demo.env; set +a")
     if server["address"] is not None:
         environ["QR_GRPC_SERVER_ADDRESS"] = server["address"]
     if server["timeout_s"] is not None:

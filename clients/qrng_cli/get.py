@@ -17,6 +17,8 @@ from qrng_client import Entropy, EntropyClient
 PART_BYTES = 3 << 18
 """What one message of a long transfer holds: 768 KiB, a multiple of three so that base64 joins up."""
 
+MOST_BYTES = 1 << 30
+"""More than that is a job for `qrng stream`."""
 _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "hex": lambda data: data.hex().encode(),
     "base64": base64.b64encode,
@@ -25,7 +27,7 @@ _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @click.command("get")
-@click.argument("size", type=Size(), metavar="N")
+@click.argument("size", type=Size(most=MOST_BYTES), metavar="N")
 @click.option("--hex", "form", flag_value="hex", default="hex", help="Hexadecimal digits and a newline (default).")
 @click.option("--base64", "form", flag_value="base64", help="Base64 and a newline.")
 @click.option("--raw", "form", flag_value="raw", help="The bytes themselves.")
@@ -37,7 +39,7 @@ _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 @wanted_options
 @server_options
 def command(size: int, form: str, output: Path | None, force: bool, label: bool, **options: Any) -> None:
-    """Print N random bytes. N may end in K, M or G (1024, 1024^2, 1024^3).
+    """Print N random bytes, at most 1G. N may end in K, M or G (1024, 1024^2, 1024^3).
 
     \b
       qrng get 32                             a 256-bit key, in hexadecimal
@@ -49,7 +51,7 @@ def command(size: int, form: str, output: Path | None, force: bool, label: bool,
     end early with such an error; a file written with --output never does.
     """
     server, wanted = split_options(options)
-    with open_client(server) as client, destination(output, raw=form == "raw", force=force) as sink:
+    with destination(output, raw=form == "raw", force=force) as sink, open_client(server) as client:
         labels: dict[str, None] = {}
         with progress(size, worth_showing=size > PART_BYTES) as advance:
             for entropy in parts(client, size, wanted):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -14,6 +15,9 @@ from rich.table import Table
 
 from qrng_cli.connection import Server, open_client, printable, server_options
 from qrng_client import GatewayStatus
+
+_LAST_S = 253_402_300_799
+"""The end of the year 9999, seconds of Unix time."""
 
 
 @click.command("status")
@@ -48,7 +52,8 @@ def _facts(status: GatewayStatus) -> list[tuple[str, str]]:
         ("state", status.state),
         (
             "pool",
-            f"{status.pooled_bytes:,} of {status.capacity_bytes:,} bytes ({status.watermark}), id {status.pool_id}",
+            f"{status.pooled_bytes:,} of {status.capacity_bytes:,} bytes,"
+            f" {100 * status.pooled_bytes / max(1, status.capacity_bytes):.0f} % full, id {status.pool_id}",
         ),
         *(
             (
@@ -62,12 +67,28 @@ def _facts(status: GatewayStatus) -> list[tuple[str, str]]:
             ("collector", f"{collector.collector_id}, heard {collector.silent_s:.1f} s ago")
             for collector in status.collectors
         ),
+        *(
+            (
+                "key",
+                f"{key.key_id} of {key.collector_id}, {key.algorithm}, {key.state}, last used "
+                f"{_date(key.last_used_ns, 'never since start')}, ends {_date(key.not_after_ns, 'never')}",
+            )
+            for key in status.keys
+        ),
         ("stored", f"{accounting.stored_bytes:,} bytes"),
         ("served", f"{accounting.served_bytes:,} bytes in {status.served_claims:,} claims"),
         ("waiting", f"{status.waiting_claims:,} claims"),
         ("up", f"{status.uptime_s:.0f} s, version {status.version}"),
         *(("warning", warning) for warning in status.warnings),
     ]
+
+
+def _date(unix_ns: int | None, none: str) -> str:
+    if unix_ns is None:
+        return none
+    # A gateway may say anything; beyond the calendar there is no date to show.
+    seconds = min(unix_ns // 1_000_000_000, _LAST_S)
+    return datetime.fromtimestamp(max(0, seconds), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _word(label: Enum | None) -> str:

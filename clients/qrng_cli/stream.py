@@ -41,8 +41,8 @@ def command(bytes_per_message: int, total: int | None, output: Path | None, forc
     each = min(bytes_per_message, total or bytes_per_message)
     long = total is not None and total > MAX_REQUEST_BYTES
     with (
-        open_client(server) as client,
         destination(output, raw=True, force=force) as sink,
+        open_client(server) as client,
         progress(total, worth_showing=long) as advance,
     ):
         for entropy in client.stream(each, total, **wanted):

@@ -34,6 +34,19 @@ class Collector:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A signing key the gateway knows. Times in nanoseconds of Unix time; None: not used since its start, no end."""
+
+    key_id: str
+    collector_id: str
+    algorithm: str
+    state: str
+    """valid, not_yet_valid, expired or revoked; "unknown" for what this version does not know."""
+    last_used_ns: int | None
+    not_after_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Accounting:
     """Where every byte went since the gateway started. At rest, stored is the sum of the six below it."""
 
@@ -68,6 +81,7 @@ class GatewayStatus:
     served_claims: int
     waiting_claims: int
     warnings: tuple[str, ...]
+    keys: tuple[SigningKey, ...] = ()
 
 
 def read_status(reply: _Reply | None) -> GatewayStatus:
@@ -88,6 +102,7 @@ def read_status(reply: _Reply | None) -> GatewayStatus:
         served_claims=reply.served_claims,
         waiting_claims=reply.waiting_claims,
         warnings=tuple(reply.warnings),
+        keys=tuple(_key(key) for key in reply.keys),
     )
 
 
@@ -98,6 +113,17 @@ def _lane(lane: entropy_pb2.LaneStatus) -> Lane:
 
 def _collector(collector: entropy_pb2.CollectorStatus) -> Collector:
     return Collector(collector.collector_id, collector.epoch, collector.sequence, collector.silent_seconds)
+
+
+def _key(key: entropy_pb2.KeyStatus) -> SigningKey:
+    return SigningKey(
+        key_id=key.key_id,
+        collector_id=key.collector_id,
+        algorithm=key.algorithm,
+        state=_name(entropy_pb2.KeyStatus.State.items(), key.state, "STATE_"),
+        last_used_ns=key.last_used_ns or None,
+        not_after_ns=key.not_after_ns or None,
+    )
 
 
 def _accounting(accounting: entropy_pb2.Accounting) -> Accounting:

@@ -5,9 +5,12 @@ Idea: a source does one thing, it answers "give me n bytes" with exactly n bytes
 constant `label`, what its bytes are. Pace, retries, tests and mixing are for those who read it.
 
     system.py   the operating system's generator
-    http.py     a Quantis appliance, API 2.0
+    http.py     any provider over HTTP, by default a Quantis appliance; presets.py has the providers we know
+    grpc.py     any gRPC server
     device.py   a character device or a file
+    jitter.py   the timing of this processor
     mock.py     a seeded generator, for tests and demonstrations
+    mixing.py   several sources as one
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ class DeviceSource:
         """Return the next `size` bytes of the device.
 
         Raises SourceError when it cannot be opened or read, when a file ends before `size` bytes (what
-        was left of it is lost), when its progress cannot be kept, and once closed. Concurrent reads take turns. Cancelled, it returns at
-        once and loses what it had read.
+        was left of it is lost), when its progress cannot be kept, and once closed. Concurrent reads take turns.
+        Cancelled, it returns at once and loses what it had read.
         """
         async with self._turn:
             if self._running is not None:

@@ -1,24 +1,29 @@
-"""A Quantis appliance over HTTPS: `GET /api/2.0/streambytes?size=N`, raw bytes back.
+"""Any provider of random bytes over HTTP: an appliance in the laboratory, a service, a Vault.
 
-Idea: the appliance is asked for n bytes and believed only when it sends exactly n, from a server we
+Idea: a `Provider` of `qrng_grpc.sources.presets` says what is asked and how the answer is read; this source
+carries it there and back. The answer is believed only when it is exactly what was asked for, from a server we
 can name. Appliances usually carry a certificate of their own making, so there are three ways to know
 them: the system's CAs, a CA bundle, or the SHA-256 fingerprint of the certificate itself. A
 fingerprint is the strongest of them and replaces the other checks: it admits one certificate, whoever
 issued it and whatever host name or dates it bears.
 
-What an appliance answers besides its bytes is not passed on: errors name the kind of fault and a
+What a provider answers besides its bytes is not passed on: errors name the kind of fault and a
 status code, in words of ours. Redirects are not followed, proxies and `.netrc` of the environment not
-used, cookies not kept.
+used, cookies not kept. A body is read no further than any right answer could go.
 """
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import ssl
+from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
+from pydantic import SecretStr
 from yarl import URL
 
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
@@ -26,66 +31,83 @@ from qrng_grpc.config import is_loopback
 from qrng_grpc.errors import SourceError
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources import one_device
+from qrng_grpc.sources.presets import PRESETS, Provider, Request
+from qrng_grpc.tls import read_chain, read_key
 
-STREAM_PATH = "api/2.0/streambytes"
 MAX_RETRY_AFTER_S = 3600.0
-"""An appliance cannot send us away for longer than an hour."""
+"""A provider cannot send us away for longer than an hour."""
 
-_DOCUMENT_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/json"})
+T = TypeVar("T")
+
 _FINGERPRINT_BYTES = 32
 _BUFFER_BYTES = 65_536
 _MAX_CONNECTIONS = 4
 
 
 class HttpSource:
-    """Bytes of a Quantis appliance, API 2.0.
+    """Bytes of a provider, by default of a Quantis appliance, API 2.0.
 
-    `url` is `https://HOST[:PORT]`, perhaps with a path the API lies under. Plain `http://` is taken for
-    loopback addresses only, unless `allow_plaintext`. At most one of `ca_file` (PEM) and `fingerprint`
-    (64 hexadecimal digits, colons allowed) may be given. `timeout_s` bounds a whole read, connecting
-    included. Connections are kept and used again.
+    `url` is where the provider is, `https://HOST[:PORT]`, perhaps with a path its API lies under; None when the
+    provider says so itself. Plain `http://` is taken for loopback addresses only, unless `allow_plaintext`.
+    `key` is what the provider knows us by, where it wants one.
 
-    Raises ValueError, without the value in its text, for arguments that cannot be used.
+    At most one of `ca_file` (PEM) and `fingerprint` (64 hexadecimal digits, colons allowed) may be given.
+    `client_cert_file` and `client_key_file` (mode 0600), in PEM, are what we show; not together with a
+    fingerprint. `timeout_s` bounds a whole read, connecting included, however many requests it takes.
+    Connections are kept and used again.
+
+    Raises ValueError, without the value in its text, for arguments that cannot be used, and for a class that is
+    better than the provider's.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         *,
         source_class: SourceClass,
         device_id: str,
+        provider: Provider = PRESETS["quantis"],
+        key: SecretStr | None = None,
         custody: Custody = Custody.LOCAL,
         ca_file: Path | None = None,
         fingerprint: str | None = None,
+        client_cert_file: Path | None = None,
+        client_key_file: Path | None = None,
         timeout_s: float = 10.0,
         allow_plaintext: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.label = one_device(device_id, source_class, custody)
-        self._url = appliance_url(url, allow_plaintext=allow_plaintext) / STREAM_PATH
-        self._trust = _trust(ca_file, fingerprint)
-        if self._url.scheme == "http" and self._trust is not True:
-            raise ValueError("a CA bundle or fingerprint checks nothing over plain http://; use https://")
+        check_class(provider, source_class)
+        self._provider = provider
+        self._base = None if url is None else str(appliance_url(url, allow_plaintext=allow_plaintext))
+        self._key = key
+        self._trust = _trust(ca_file, fingerprint, client_cert_file, client_key_file)
+        (asked, *_) = self._requests(1)
+        if _checked(asked.url, allow_plaintext=allow_plaintext).scheme == "http" and self._trust is not True:
+            raise ValueError("a CA bundle, fingerprint or client certificate does nothing over http://; use https://")
         self._timeout_s = timeout_s
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
     async def read(self, size: int) -> bytes:
-        """Return `size` bytes of the appliance.
+        """Return `size` bytes of the provider, at most its `max_read_bytes`.
 
         Raises SourceError, with `retry_after_s` (0 to 3600) after a 429 or 503 that named a time.
-        Cancelled, it drops its connection.
+        What the provider gives beyond `size` is dropped. Cancelled, it drops its connection.
         """
         if self._closed:
             raise SourceError("the source is closed")
+        requests = self._requests(size)
         try:
-            async with self._opened().get(self._url, params={"size": str(size)}, allow_redirects=False) as reply:
-                self._check_head(reply, size)
-                return await _body(reply, size)
+            async with asyncio.timeout(self._timeout_s):
+                parts = [await self._answer(request) for request in requests]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             fault = _fault(error)
-        # Raised out here, the error does not carry the other one, whose text may be the appliance's.
+        else:
+            return b"".join(parts)[:size]
+        # Raised out here, the error does not carry the other one, whose text may be the provider's.
         raise SourceError(fault)
 
     async def close(self) -> None:
@@ -94,12 +116,27 @@ class HttpSource:
         if self._session is not None:
             await self._session.close()
 
+    def _requests(self, size: int) -> tuple[Request, ...]:
+        key = None if self._key is None else self._key.get_secret_value()
+        return self._provider.requests(size, base=self._base, key=key)
+
+    async def _answer(self, request: Request) -> bytes:
+        async with self._opened().request(
+            request.method,
+            URL(request.url),
+            headers=request.headers,
+            data=request.body,
+            allow_redirects=False,
+        ) as reply:
+            self._check_head(reply, request)
+            return self._provider.read(request, await _body(reply, request.max_body_bytes))
+
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._trust, limit=_MAX_CONNECTIONS),
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
-                headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={"Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=_BUFFER_BYTES,
@@ -107,32 +144,46 @@ class HttpSource:
             )
         return self._session
 
-    def _check_head(self, reply: aiohttp.ClientResponse, size: int) -> None:
+    def _check_head(self, reply: aiohttp.ClientResponse, request: Request) -> None:
         if reply.status in (429, 503):
             wait_s = retry_after_s(reply.headers.get("Retry-After", ""), self._clock.now_ns())
-            raise SourceError(f"the appliance answered with status {reply.status}", retry_after_s=wait_s)
+            raise SourceError(f"the source answered with status {reply.status}", retry_after_s=wait_s)
         if reply.status != 200:
-            raise SourceError(f"the appliance answered with status {reply.status}")
-        if reply.content_type in _DOCUMENT_TYPES or reply.headers.get("Content-Encoding", "identity") != "identity":
-            raise SourceError("the appliance answered with a document, not with raw bytes")
-        if reply.content_length not in (None, size):
-            raise SourceError(f"the appliance announced {reply.content_length} bytes where {size} were asked for")
+            raise SourceError(f"the source answered with status {reply.status}")
+        encoded = reply.headers.get("Content-Encoding", "identity") != "identity"
+        if encoded or reply.content_type in self._provider.refused_types:
+            raise SourceError("the source answered with a document, not with random bytes")
+        if reply.content_length is not None and reply.content_length > request.max_body_bytes:
+            raise SourceError("the source announced a longer answer than any to this request")
+
+
+def check_class(provider: Provider, source_class: SourceClass) -> None:
+    """Raise ValueError when `source_class` is better than what the provider's bytes may be called."""
+    if not provider.best_class.at_least(source_class):
+        raise ValueError(f"bytes of {provider.name} are {provider.best_class.value} at best")
 
 
 def appliance_url(text: str, *, allow_plaintext: bool = False) -> URL:
-    """Return the address of an appliance as a URL.
+    """Return the address of a provider as a URL.
 
     Raises ValueError when it is none, carries a user name, query or fragment, or is `http://` to a host
     beyond loopback without `allow_plaintext`.
     """
+    url = _checked(text, allow_plaintext=allow_plaintext)
+    if url.query_string or url.fragment:
+        raise ValueError("a user name, query or fragment does not belong into the address of a source")
+    return url
+
+
+def _checked(text: str, *, allow_plaintext: bool) -> URL:
     try:
         url = URL(text)
     except ValueError:
         raise ValueError("not a URL") from None
     if url.scheme not in ("https", "http") or not url.host:
         raise ValueError("expected https://HOST[:PORT]")
-    if url.user is not None or url.password is not None or url.query_string or url.fragment:
-        raise ValueError("a user name, query or fragment does not belong into the address of an appliance")
+    if url.user is not None or url.password is not None:
+        raise ValueError("a user name, query or fragment does not belong into the address of a source")
     if url.scheme == "http" and not allow_plaintext and not is_loopback(f"{url.host_subcomponent}:{url.port}"):
         raise ValueError("plain http:// is for loopback addresses only; use https://")
     return url
@@ -153,28 +204,45 @@ def retry_after_s(header: str, now_ns: int) -> float | None:
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
 
 
-async def _body(reply: aiohttp.ClientResponse, size: int) -> bytes:
-    """Return the body. Takes one byte more than `size` at most, which is enough to know."""
+async def _body(reply: aiohttp.ClientResponse, most: int) -> bytes:
+    """Return the body. Takes one byte more than `most` at most, which is enough to know."""
     body = bytearray()
-    while len(body) <= size and (part := await reply.content.read(size + 1 - len(body))):
+    while len(body) <= most and (part := await reply.content.read(most + 1 - len(body))):
         body += part
-    if len(body) != size:
-        answered = f"only {len(body)}" if len(body) < size else "more"
-        raise SourceError(f"the appliance sent {answered} where {size} bytes were asked for")
     return bytes(body)
 
 
-def _trust(ca_file: Path | None, fingerprint: str | None) -> bool | ssl.SSLContext | aiohttp.Fingerprint:
-    if ca_file is not None and fingerprint is not None:
-        raise ValueError("give a CA bundle or a fingerprint, not both")
+def _trust(
+    ca_file: Path | None, fingerprint: str | None, cert_file: Path | None, key_file: Path | None
+) -> bool | ssl.SSLContext | aiohttp.Fingerprint:
+    if (cert_file is None) != (key_file is None):
+        raise ValueError("a client certificate and its key go together")
     if fingerprint is not None:
+        if ca_file is not None:
+            raise ValueError("give a CA bundle or a fingerprint, not both")
+        if cert_file is not None:
+            raise ValueError("a client certificate is shown to servers that CAs vouch for; give no fingerprint")
         return _pin(fingerprint)
-    if ca_file is None:
+    if ca_file is None and cert_file is None:
         return True
+    context = _using("the CA bundle", lambda: ssl.create_default_context(cafile=ca_file))
+    if cert_file is not None and key_file is not None:
+        read_key(key_file, read_chain(cert_file, "client"))
+        _using("the client certificate", lambda: context.load_cert_chain(cert_file, key_file, password=_no_password))
+    return context
+
+
+def _using(what: str, load: Callable[[], T]) -> T:
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return load()
     except OSError as error:  # ssl.SSLError is one
-        raise ValueError(f"the CA bundle cannot be used ({type(error).__name__})") from None
+        kind = type(error).__name__
+    raise ValueError(f"{what} cannot be used ({kind})")
+
+
+def _no_password() -> str:
+    """Keep OpenSSL from asking at the terminal."""
+    return ""
 
 
 def _pin(fingerprint: str) -> aiohttp.Fingerprint:
@@ -188,16 +256,16 @@ def _pin(fingerprint: str) -> aiohttp.Fingerprint:
 
 
 _FAULTS: tuple[tuple[type[BaseException], str], ...] = (
-    (TimeoutError, "the appliance did not answer in time"),
-    (aiohttp.ServerFingerprintMismatch, "the certificate of the appliance is not the one whose fingerprint is set"),
-    (aiohttp.ClientConnectorCertificateError, "the certificate of the appliance cannot be verified"),
-    (aiohttp.ClientSSLError, "no TLS connection to the appliance"),
-    (aiohttp.ClientConnectorDNSError, "the name of the appliance cannot be resolved"),
-    (aiohttp.ClientConnectorError, "no connection to the appliance"),
-    (aiohttp.ClientPayloadError, "the answer of the appliance broke off"),
-    (aiohttp.ClientConnectionError, "the connection to the appliance broke off"),
-    (aiohttp.ClientError, "the answer of the appliance is not HTTP"),
-    (OSError, "the connection to the appliance broke off"),
+    (TimeoutError, "the source did not answer in time"),
+    (aiohttp.ServerFingerprintMismatch, "the certificate of the source is not the one whose fingerprint is set"),
+    (aiohttp.ClientConnectorCertificateError, "the certificate of the source cannot be verified"),
+    (aiohttp.ClientSSLError, "no TLS connection to the source"),
+    (aiohttp.ClientConnectorDNSError, "the name of the source cannot be resolved"),
+    (aiohttp.ClientConnectorError, "no connection to the source"),
+    (aiohttp.ClientPayloadError, "the answer of the source broke off"),
+    (aiohttp.ClientConnectionError, "the connection to the source broke off"),
+    (aiohttp.ClientError, "the answer of the source is not HTTP"),
+    (OSError, "the connection to the source broke off"),
 )
 """What to say of an error of the HTTP library: the first match counts."""
 

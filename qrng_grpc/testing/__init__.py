@@ -9,11 +9,12 @@ choice. Needs the extra `qrng-grpc[server]`.
     LedgerSource       a source that remembers every byte it gave
     ManualClock        time that moves when told to
 
-A whole gateway in process is in `qrng_grpc.testing.gateway`.
+A whole gateway in process is in `qrng_grpc.testing.gateway`, a relay that misbehaves between a collector and
+a gateway in `qrng_grpc.testing.relay`.
 """
 
-from qrng_grpc.testing.appliance import Misbehaviour, QuantisAppliance
+from qrng_grpc.testing.appliance import Fault, Misbehaviour, QuantisAppliance
 from qrng_grpc.testing.clock import ManualClock
 from qrng_grpc.testing.sources import LedgerSource, ScriptedSource
 
-__all__ = ["LedgerSource", "ManualClock", "Misbehaviour", "QuantisAppliance", "ScriptedSource"]
+__all__ = ["Fault", "LedgerSource", "ManualClock", "Misbehaviour", "QuantisAppliance", "ScriptedSource"]

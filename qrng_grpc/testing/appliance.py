@@ -16,7 +16,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, get_args
@@ -28,14 +28,28 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from qrng_grpc.sources.mock import SeededStream
+from qrng_grpc.testing.faults import ByteStream, biased_bits, cached_body, repeating, stuck_bit, stuck_byte
 
-Misbehaviour = Literal["html", "short", "long", "status_429", "status_503", "reset", "stall"]
+Misbehaviour = Literal["html", "short", "long", "status_429", "status_500", "status_503", "reset", "stall", "slow_drip"]
 """What `fail_next` can make of a request for bytes.
 
 `html`: status 200 and a page, exactly as long as the bytes asked for. `short`: half the bytes. `long`:
-twice the bytes, no length announced. `status_429`, `status_503`: that status, with `retry_after`.
-`reset`: half the bytes, then the connection is reset. `stall`: half the bytes, then nothing.
+twice the bytes, no length announced. `status_429`, `status_503`: that status, with `retry_after`;
+`status_500`: that one, and no word of when to come again. `reset`: half the bytes, then the connection is
+reset. `stall`: half the bytes, then nothing. `slow_drip`: a byte every 50 ms, until all are sent or nobody
+reads.
 """
+
+Fault = Literal["stuck_byte", "stuck_bit", "bias", "period", "cached_body"]
+"""What `turn_bad` can make of the bytes themselves: the faults of `qrng_grpc.testing.faults`."""
+_FAULTS: dict[Fault, Callable[[int], ByteStream]] = {
+    "stuck_byte": lambda seed: stuck_byte(seed=seed),
+    "stuck_bit": lambda seed: stuck_bit(3, seed=seed),
+    "bias": lambda seed: biased_bits(0.6, seed=seed),
+    "period": lambda seed: repeating(4093, seed=seed),
+    "cached_body": lambda seed: cached_body(seed=seed),
+}
+_DRIP_S = 0.05
 
 MAX_BYTES = 16 << 20
 _PAGE = b"<!doctype html><title>Sign in</title><p>The session has ended.</p>"
@@ -53,10 +67,11 @@ class QuantisAppliance:
             assert data in appliance.served
 
     Its bytes are the stream of `qrng_grpc.sources.mock` for `seed`. It serves `/api/2.0/streambytes`,
-    and at `/systeminfo` and `/firmwareinfo` small JSON objects that say it is simulated.
+    and at `/systeminfo` and `/firmwareinfo` small JSON objects that say it is simulated. With `expired` its
+    certificate ran out yesterday.
     """
 
-    def __init__(self, *, seed: int = 0) -> None:
+    def __init__(self, *, seed: int = 0, expired: bool = False) -> None:
         self.url = ""
         """`https://127.0.0.1:PORT`, once entered."""
         self.ca_file = Path()
@@ -71,7 +86,9 @@ class QuantisAppliance:
         """The Retry-After header of 429 and 503: seconds, an HTTP date, anything; None leaves it out."""
         self.stalling = asyncio.Event()
         """Set once an answer stalls, so that a test can wait for it."""
-        self._stream = SeededStream(seed)
+        self._seed = seed
+        self._expired = expired
+        self._stream: ByteStream = SeededStream(seed)
         self._ledger = bytearray()
         self._misbehaviours: deque[Misbehaviour] = deque()
         self._known: set[object] = set()
@@ -89,10 +106,19 @@ class QuantisAppliance:
             raise ValueError(f"unknown misbehaviour; there are {', '.join(get_args(Misbehaviour))}")
         self._misbehaviours.extend([kind] * times)
 
+    def turn_bad(self, fault: Fault) -> None:
+        """Serve faulty bytes from now on."""
+        self._stream = _FAULTS[fault](self._seed + 1)
+
+    def turn_good(self) -> None:
+        """Serve sound bytes again, none of which were served before."""
+        self._seed += 2
+        self._stream = SeededStream(self._seed)
+
     async def __aenter__(self) -> QuantisAppliance:
         """Make a certificate and serve."""
         directory = Path(self._stack.enter_context(TemporaryDirectory(prefix="appliance-")))
-        context, self.ca_file, self.fingerprint = _certified(directory)
+        context, self.ca_file, self.fingerprint = _certified(directory, expired=self._expired)
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
@@ -129,20 +155,36 @@ class QuantisAppliance:
                 return web.Response(body=_PAGE.ljust(size)[:size], content_type="text/html")
             case "short":
                 return _octets(self._take(size // 2))
-            case "status_429" | "status_503":
-                headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+            case "status_429" | "status_500" | "status_503":
+                named = self.retry_after is not None and kind != "status_500"
+                headers = {"Retry-After": self.retry_after or ""} if named else {}
                 return web.Response(status=int(kind.removeprefix("status_")), headers=headers, text="busy")
-            case "long":
-                return await self._begin(request, self._take(2 * size), announced=None)
-            case "reset":
-                response = await self._begin(request, self._take(size // 2), announced=size)
-                _reset(request)
-                return response
-            case "stall":
-                response = await self._begin(request, self._take(size // 2), announced=size)
-                self.stalling.set()
-                await self._ending.wait()
-                return response
+            case "long" | "reset" | "stall" | "slow_drip":
+                return await self._spoil_body(kind, size, request)
+
+    async def _spoil_body(
+        self, kind: Literal["long", "reset", "stall", "slow_drip"], size: int, request: web.Request
+    ) -> web.StreamResponse:
+        """Begin well, as if all was to come."""
+        if kind == "long":
+            return await self._begin(request, self._take(2 * size), announced=None)
+        if kind == "slow_drip":
+            return await self._drip(request, self._take(size))
+        response = await self._begin(request, self._take(size // 2), announced=size)
+        if kind == "reset":
+            _reset(request)
+        else:
+            self.stalling.set()
+            await self._ending.wait()
+        return response
+
+    async def _drip(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        response = await self._begin(request, body[:1], announced=len(body))
+        for at in range(1, len(body)):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _DRIP_S)
+            await response.write(body[at : at + 1])
+        return response
 
     async def _begin(self, request: web.Request, body: bytes, *, announced: int | None) -> web.StreamResponse:
         """Send the head and `body`, whatever length is announced."""
@@ -184,10 +226,10 @@ def _reset(request: web.Request) -> None:
     transport.abort()
 
 
-def _certified(directory: Path) -> tuple[ssl.SSLContext, Path, str]:
+def _certified(directory: Path, *, expired: bool) -> tuple[ssl.SSLContext, Path, str]:
     """Make a key and a self-signed certificate. Returns a server context, the certificate's file, its fingerprint."""
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _self_signed(key)
+    certificate = _self_signed(key, expired=expired)
     key_file, certificate_file = directory / "key.pem", directory / "certificate.pem"
     key_file.touch(mode=0o600)
     key_file.write_bytes(
@@ -201,9 +243,9 @@ def _certified(directory: Path) -> tuple[ssl.SSLContext, Path, str]:
     return context, certificate_file, hashlib.sha256(der).hexdigest()
 
 
-def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+def _self_signed(key: ec.EllipticCurvePrivateKey, *, expired: bool) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "simulated appliance")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=2 * expired)
     hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     usage = x509.KeyUsage(
         digital_signature=True,

@@ -77,8 +77,8 @@ class RunningGateway:
 
     @property
     def key_record(self) -> KeyRecord:
-        """The key that chunks must be signed with."""
-        return self.config.key_record
+        """The key that `push` signs with: of several the first."""
+        return self.gateway.ingest.keys.records[0]
 
     @property
     def pool_id(self) -> str:
@@ -88,7 +88,7 @@ class RunningGateway:
     @property
     def collector_id(self) -> str:
         """The collector that chunks must come from."""
-        return self.config.collector_id
+        return self.key_record.collector_id
 
     async def push(self, data: bytes, *, label: BlockLabel | None = None, capture_start_ns: int | None = None) -> int:
         """Sign `data` and push it as a collector does, in chunks of at most 1 MiB.
@@ -97,7 +97,7 @@ class RunningGateway:
         at `capture_start_ns`, by default now, and take no time. Returns how many chunks were disposed
         of; raises grpc.aio.AioRpcError when the first of a call was held.
         """
-        label = label or BlockLabel(("test-device",), self.config.best_class)
+        label = label or BlockLabel(("test-device",), self.key_record.best_class)
         blocks = [data[start : start + MAX_CHUNK_BYTES] for start in range(0, len(data), MAX_CHUNK_BYTES)]
         requests = [self.signed(self._chunk(block, label, capture_start_ns)) for block in blocks]
         disposed = 0
@@ -161,4 +161,7 @@ def _config(directory: Path, settings: dict[str, Any]) -> GatewayConfig:
         "best_class": SourceClass.OPERATING_SYSTEM,
         "state_dir": directory / "state",
     }
+    if "signing_keys_file" in settings:
+        for name in ("hmac_secret_key", "hmac_key_id", "collector_id", "best_class"):
+            del made_up[name]
     return GatewayConfig(**{**made_up, **settings})

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from qrng_grpc.v1 import chunk_pb2 as _chunk_pb2
 from qrng_grpc.v1 import labels_pb2 as _labels_pb2
 import builtins as _builtins
 import sys
@@ -462,6 +463,7 @@ class GetStatusResponse(_message.Message):
     SERVED_CLAIMS_FIELD_NUMBER: _builtins.int
     WAITING_CLAIMS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     state: Global___GetStatusResponse.State.ValueType
     """How the gateway does."""
     pool_id: _builtins.str
@@ -496,6 +498,10 @@ class GetStatusResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What an operator should look at, in words. Empty when all is well."""
 
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyStatus]:
+        """The signing keys the gateway knows."""
+
     def __init__(
         self,
         *,
@@ -512,10 +518,11 @@ class GetStatusResponse(_message.Message):
         served_claims: _builtins.int = ...,
         waiting_claims: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        keys: _abc.Iterable[Global___KeyStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "capacity_bytes", b"capacity_bytes", "collectors", b"collectors", "lanes", b"lanes", "pool_id", b"pool_id", "pooled_bytes", b"pooled_bytes", "served_claims", b"served_claims", "state", b"state", "uptime_seconds", b"uptime_seconds", "version", b"version", "waiting_claims", b"waiting_claims", "warnings", b"warnings", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "capacity_bytes", b"capacity_bytes", "collectors", b"collectors", "keys", b"keys", "lanes", b"lanes", "pool_id", b"pool_id", "pooled_bytes", b"pooled_bytes", "served_claims", b"served_claims", "state", b"state", "uptime_seconds", b"uptime_seconds", "version", b"version", "waiting_claims", b"waiting_claims", "warnings", b"warnings", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -565,6 +572,12 @@ class CollectorStatus(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SILENT_SECONDS_FIELD_NUMBER: _builtins.int
+    LAST_HEARTBEAT_NS_FIELD_NUMBER: _builtins.int
+    QUEUED_BYTES_FIELD_NUMBER: _builtins.int
+    OVERFLOW_BYTES_FIELD_NUMBER: _builtins.int
+    EXPIRED_BYTES_FIELD_NUMBER: _builtins.int
+    IN_DOUBT_BYTES_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     collector_id: _builtins.str
     """The collector."""
     epoch: _builtins.int
@@ -572,7 +585,23 @@ class CollectorStatus(_message.Message):
     sequence: _builtins.int
     """Sequence of the last chunk taken."""
     silent_seconds: _builtins.float
-    """Seconds since its last verified chunk arrived."""
+    """Seconds since it was last heard: since a verified chunk or heartbeat arrived that was new."""
+    last_heartbeat_ns: _builtins.int
+    """When its last heartbeat arrived, nanoseconds of Unix time by the gateway's clock. 0: none since
+    start, and the fields below say nothing.
+    """
+    queued_bytes: _builtins.int
+    """Bytes that waited in the collector's queue at its last heartbeat."""
+    overflow_bytes: _builtins.int
+    """Bytes the collector dropped because its queue was full, since it started."""
+    expired_bytes: _builtins.int
+    """Bytes the collector dropped because they passed the age limit unsent, since it started."""
+    in_doubt_bytes: _builtins.int
+    """Bytes the collector dropped that may have been delivered, since it started."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.SourceState]:
+        """Its sources at its last heartbeat. At most 64."""
+
     def __init__(
         self,
         *,
@@ -580,14 +609,95 @@ class CollectorStatus(_message.Message):
         epoch: _builtins.int = ...,
         sequence: _builtins.int = ...,
         silent_seconds: _builtins.float = ...,
+        last_heartbeat_ns: _builtins.int = ...,
+        queued_bytes: _builtins.int = ...,
+        overflow_bytes: _builtins.int = ...,
+        expired_bytes: _builtins.int = ...,
+        in_doubt_bytes: _builtins.int = ...,
+        sources: _abc.Iterable[_chunk_pb2.SourceState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collector_id", b"collector_id", "epoch", b"epoch", "sequence", b"sequence", "silent_seconds", b"silent_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collector_id", b"collector_id", "epoch", b"epoch", "expired_bytes", b"expired_bytes", "in_doubt_bytes", b"in_doubt_bytes", "last_heartbeat_ns", b"last_heartbeat_ns", "overflow_bytes", b"overflow_bytes", "queued_bytes", b"queued_bytes", "sequence", b"sequence", "silent_seconds", b"silent_seconds", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CollectorStatus: _TypeAlias = CollectorStatus  # noqa: Y015
+
+@_typing.final
+class KeyStatus(_message.Message):
+    """What the gateway knows of one signing key. Nothing of the key itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[KeyStatus._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: KeyStatus._State.ValueType  # 0
+        """Not stated."""
+        STATE_VALID: KeyStatus._State.ValueType  # 1
+        """It may."""
+        STATE_NOT_YET_VALID: KeyStatus._State.ValueType  # 2
+        """Its time has not come."""
+        STATE_EXPIRED: KeyStatus._State.ValueType  # 3
+        """Its time is over."""
+        STATE_REVOKED: KeyStatus._State.ValueType  # 4
+        """It was revoked, and what it had signed was purged."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Whether a key may be used."""
+
+    STATE_UNSPECIFIED: KeyStatus.State.ValueType  # 0
+    """Not stated."""
+    STATE_VALID: KeyStatus.State.ValueType  # 1
+    """It may."""
+    STATE_NOT_YET_VALID: KeyStatus.State.ValueType  # 2
+    """Its time has not come."""
+    STATE_EXPIRED: KeyStatus.State.ValueType  # 3
+    """Its time is over."""
+    STATE_REVOKED: KeyStatus.State.ValueType  # 4
+    """It was revoked, and what it had signed was purged."""
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    COLLECTOR_ID_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LAST_USED_NS_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_NS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key's id, as in SignedChunk."""
+    collector_id: _builtins.str
+    """The collector that signs with it."""
+    algorithm: _builtins.str
+    """How it signs: "hmac-sha256" or "ed25519"."""
+    state: Global___KeyStatus.State.ValueType
+    """Whether it may be used."""
+    last_used_ns: _builtins.int
+    """When a chunk or heartbeat that was new last came signed with it, nanoseconds of Unix time by the
+    gateway's clock. 0: not since the gateway started.
+    """
+    not_after_ns: _builtins.int
+    """When it ends, nanoseconds of Unix time. 0: never."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        collector_id: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        state: Global___KeyStatus.State.ValueType = ...,
+        last_used_ns: _builtins.int = ...,
+        not_after_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "collector_id", b"collector_id", "key_id", b"key_id", "last_used_ns", b"last_used_ns", "not_after_ns", b"not_after_ns", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyStatus: _TypeAlias = KeyStatus  # noqa: Y015
 
 @_typing.final
 class Accounting(_message.Message):
@@ -656,7 +766,7 @@ class RefusedBytes(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     REFUSED_BYTES_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """The reason: too_old, bad_crc, too_large, before_start, malformed."""
+    """The reason: too_old, bad_crc, too_large, before_start, malformed, corrupt, repeated."""
     refused_bytes: _builtins.int
     """Bytes of data in the refused chunks."""
     def __init__(

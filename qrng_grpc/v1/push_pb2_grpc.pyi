@@ -38,8 +38,9 @@ class PushServiceStub:
 
     The gateway reads until the client half-closes or a chunk must be held, and answers with
     the number of chunks disposed of. A chunk is disposed of when it was stored, when it is a
-    duplicate, or when it is finally refused (too old, too large, damaged, captured before the
-    gateway started without a mark to compare with). Everything not counted is to be sent again,
+    duplicate, or when it is finally refused (too old, too large, damaged, with data that came
+    before under another identity, captured before the gateway started without a mark to compare
+    with). Everything not counted is to be sent again,
     in the same order and under the same identity.
 
     A chunk that must be held and is not the first of its call ends the call OK with the count
@@ -48,7 +49,8 @@ class PushServiceStub:
       PERMISSION_DENIED: collector, pool or class is not the key's. Mend the key's record, then resend.
       FAILED_PRECONDITION: captured ahead of the gateway's clock beyond its tolerance, or the epoch
         is below the gateway's mark. Wait for the clocks, or remove the mark at the gateway; then resend.
-      RESOURCE_EXHAUSTED: the pool is full and set to press back. Resend later.
+      RESOURCE_EXHAUSTED: the pool is full and set to press back, or too many bad signatures came
+        from the caller's address. Resend later.
       UNAVAILABLE: the gateway drains, could not write its mark, or a newer call of the same
         collector took over. Resend later.
       INVALID_ARGUMENT: the message is not a PushChunksRequest.
@@ -66,8 +68,9 @@ class PushServiceAsyncStub(PushServiceStub):
 
     The gateway reads until the client half-closes or a chunk must be held, and answers with
     the number of chunks disposed of. A chunk is disposed of when it was stored, when it is a
-    duplicate, or when it is finally refused (too old, too large, damaged, captured before the
-    gateway started without a mark to compare with). Everything not counted is to be sent again,
+    duplicate, or when it is finally refused (too old, too large, damaged, with data that came
+    before under another identity, captured before the gateway started without a mark to compare
+    with). Everything not counted is to be sent again,
     in the same order and under the same identity.
 
     A chunk that must be held and is not the first of its call ends the call OK with the count
@@ -76,7 +79,8 @@ class PushServiceAsyncStub(PushServiceStub):
       PERMISSION_DENIED: collector, pool or class is not the key's. Mend the key's record, then resend.
       FAILED_PRECONDITION: captured ahead of the gateway's clock beyond its tolerance, or the epoch
         is below the gateway's mark. Wait for the clocks, or remove the mark at the gateway; then resend.
-      RESOURCE_EXHAUSTED: the pool is full and set to press back. Resend later.
+      RESOURCE_EXHAUSTED: the pool is full and set to press back, or too many bad signatures came
+        from the caller's address. Resend later.
       UNAVAILABLE: the gateway drains, could not write its mark, or a newer call of the same
         collector took over. Resend later.
       INVALID_ARGUMENT: the message is not a PushChunksRequest.
@@ -97,8 +101,9 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The gateway reads until the client half-closes or a chunk must be held, and answers with
         the number of chunks disposed of. A chunk is disposed of when it was stored, when it is a
-        duplicate, or when it is finally refused (too old, too large, damaged, captured before the
-        gateway started without a mark to compare with). Everything not counted is to be sent again,
+        duplicate, or when it is finally refused (too old, too large, damaged, with data that came
+        before under another identity, captured before the gateway started without a mark to compare
+        with). Everything not counted is to be sent again,
         in the same order and under the same identity.
 
         A chunk that must be held and is not the first of its call ends the call OK with the count
@@ -107,7 +112,8 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
           PERMISSION_DENIED: collector, pool or class is not the key's. Mend the key's record, then resend.
           FAILED_PRECONDITION: captured ahead of the gateway's clock beyond its tolerance, or the epoch
             is below the gateway's mark. Wait for the clocks, or remove the mark at the gateway; then resend.
-          RESOURCE_EXHAUSTED: the pool is full and set to press back. Resend later.
+          RESOURCE_EXHAUSTED: the pool is full and set to press back, or too many bad signatures came
+            from the caller's address. Resend later.
           UNAVAILABLE: the gateway drains, could not write its mark, or a newer call of the same
             collector took over. Resend later.
           INVALID_ARGUMENT: the message is not a PushChunksRequest.

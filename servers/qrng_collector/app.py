@@ -1,8 +1,8 @@
 """The collector as a program: what runs, and in which order it ends.
 
 Idea: leaving `collecting` is the shutdown, in reading order: fetching stops, what is queued is pushed
-for at most `flush_timeout`, the rest is destroyed and counted, and one `accounting` line says what
-became of every byte.
+for at most `flush_timeout`, the rest is destroyed (or stays in the spool) and counted, and one
+`accounting` line says what became of every byte.
 """
 
 from __future__ import annotations
@@ -10,23 +10,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from qrng_collector.config import CollectorConfig
 from qrng_collector.epoch import next_epoch
 from qrng_collector.fetch import Fetcher
-from qrng_collector.link import push_link, push_watch
+from qrng_collector.health import serving_health
+from qrng_collector.heartbeat import Pulse
+from qrng_collector.leg import BlockReader, SourceView
+from qrng_collector.link import PushLink, push_link, push_watch
 from qrng_collector.push import Pusher
 from qrng_collector.queue import ChunkQueue, Counters
-from qrng_collector.sources import make_sources
+from qrng_collector.signing import SigningKeys
+from qrng_collector.sources import make_readers, plain_readers
+from qrng_collector.spool import Spool, open_spool
+from qrng_collector.status import Observer, Watched
+from qrng_collector.target import PoolTarget
+from qrng_grpc.chunk import SourceState
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import StateError
+from qrng_grpc.files import LOOK_S
 from qrng_grpc.logs import configure_logs, get_log
 from qrng_grpc.serving import on_hangup, stop_event_on_signals
 from qrng_grpc.sources import EntropySource
 from qrng_grpc.state import state_directory
-from qrng_grpc.tls import LOOK_S, TlsWatch
+from qrng_grpc.tls import TlsWatch
+
+TICK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,13 @@ class Collector:
 
     epoch: int
     queue: ChunkQueue
-    _tls: TlsWatch | None
+    observer: Observer
+    pushers: Sequence[Pusher]
+    health_address: str | None
+    """HOST:PORT of `/health` and `/status`, with the real port; None without."""
+    readers: Sequence[BlockReader]
+    """What blocks are read from."""
+    _files: Sequence[TlsWatch | SigningKeys]
 
     @property
     def counters(self) -> Counters:
@@ -43,24 +63,46 @@ class Collector:
         return self.queue.counters
 
     def reload(self) -> None:
-        """Take what changed in files at once. A running call is not disturbed, and what is unusable is left out."""
-        if self._tls is not None:
-            self._tls.reload()
+        """Take what changed in files at once, and let sources that wait for the operator be tested again.
+
+        A running call is not disturbed, and what is unusable is left out.
+        """
+        for reader in self.readers:
+            reader.release()
+        for watch in self._files:
+            watch.reload()
 
 
 async def run(config: CollectorConfig) -> None:
-    """Collect until SIGTERM or SIGINT; then flush and return. SIGHUP reloads certificates.
+    """Collect until SIGTERM or SIGINT; then flush and return. SIGHUP reloads keys and certificates.
 
-    Logs go to standard error. Raises StateError when the state directory cannot be used, and an
-    exception group when a part of the collector fails for a reason nobody foresaw.
+    Logs go to standard error. Raises StateError when the state directory or the spool cannot be used, or not any
+    more, and an exception group when a part of the collector fails for a reason nobody foresaw.
     """
     configure_logs(config.log_level, "collector")
     keep_foreign_text_out()
+    try:
+        await _collect_until_asked(config)
+    except ExceptionGroup as group:
+        raise _foreseen(group) from None
+
+
+async def _collect_until_asked(config: CollectorConfig) -> None:
     stop = stop_event_on_signals()
     async with collecting(config) as collector:
         on_hangup(collector.reload)
-        get_log().info("collecting", source=config.source, push_url=config.push_url, epoch=collector.epoch)
+        push_urls = [target.push_url for target in config.targets]
+        devices = [view.device_id for reader in collector.readers for view in reader.states()]
+        get_log().info("collecting", sources=devices, push_urls=push_urls, epoch=collector.epoch)
         await stop.wait()
+
+
+def _foreseen(failed: ExceptionGroup[Exception]) -> Exception:
+    """Return the StateError that ended a group of tasks, or the group when there was none."""
+    cause: Exception | None = failed.subgroup(StateError)
+    while isinstance(cause, ExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause or failed
 
 
 @asynccontextmanager
@@ -71,29 +113,52 @@ async def collecting(
 
     `sources` given here stay open; without them those of `config` are opened, and closed at the end.
     When the body raises or is cancelled, nothing is flushed. Raises StateError when the state
-    directory cannot be used.
+    directory cannot be used, and ConfigError when TLS files or the address for health cannot.
     """
-    with state_directory(config.state_dir) as state:
-        epoch = next_epoch(state, clock.now_ns())
-        queue = _queue(config, epoch)
-        tls = push_watch(config.push_tls_files)
+    with state_directory(config.state_dir) as state, _spool(config, state, clock) as spool:
+        epoch = next_epoch(state, clock.now_ns()) if spool is None else spool.epoch
+        keys = SigningKeys(config, clock)
+        queue = _queue(config, epoch, spool)
         try:
-            async with (
-                AsyncExitStack() as opened,
-                push_link(config.push_url, config.retry_policy, tls) as link,
-                asyncio.TaskGroup() as tasks,
-            ):
+            async with AsyncExitStack() as opened:
                 if sources is None:
-                    sources = [_closed_with(opened, source) for source in make_sources(config, state)]
-                pusher = Pusher(queue, link, config)
-                pushing = tasks.create_task(pusher.run())
-                maintaining = [tasks.create_task(_expire(queue, config, clock)), tasks.create_task(_look(tls))]
-                fetching = [tasks.create_task(Fetcher(source, queue, config, clock).run()) for source in sources]
-                yield Collector(epoch, queue, tls)
-                await _end(fetching)
-                pusher.flush()
-                await asyncio.wait([pushing], timeout=config.flush_timeout)
-                await _end([pushing, *maintaining])
+                    readers = [_closed_with(opened, reader) for reader in make_readers(config, state, clock)]
+                else:
+                    readers = plain_readers(sources, config, clock)
+                links = [await opened.enter_async_context(_link(target, config)) for target in config.targets]
+                states = partial(_states, readers)
+                pushers = [
+                    Pusher(
+                        queue,
+                        link,
+                        Pulse(queue, states, config.heartbeat_interval, clock),
+                        keys,
+                        pool_id,
+                        config,
+                        clock,
+                    )
+                    for pool_id, link in links
+                ]
+                files: list[TlsWatch | SigningKeys] = [keys, *(link.tls for _, link in links if link.tls is not None)]
+                watched = Watched(
+                    config.collector_id, epoch, config.buffer_size, queue, pushers, partial(_views, readers)
+                )
+                observer = Observer(watched, clock)
+                health_address = await opened.enter_async_context(
+                    serving_health(observer, config.health_listen_address)
+                )
+                async with asyncio.TaskGroup() as tasks:
+                    pushing = [tasks.create_task(pusher.run()) for pusher in pushers]
+                    maintaining = [
+                        tasks.create_task(_expire(queue, config, clock)),
+                        tasks.create_task(_look(files)),
+                        tasks.create_task(_tick(observer)),
+                    ]
+                    fetching = [tasks.create_task(Fetcher(reader, queue, config, clock).run()) for reader in readers]
+                    yield Collector(epoch, queue, observer, pushers, health_address, readers, files)
+                    await _end(fetching)
+                    await _flush(pushers, pushing, config.flush_timeout)
+                    await _end([*pushing, *maintaining])
         finally:
             queue.drop_all()
             get_log().info("accounting", epoch=epoch, queued=queue.queued, **asdict(queue.counters))
@@ -116,19 +181,49 @@ def _log_kind(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
     get_log().error("unhandled", kind=type(context.get("exception")).__name__)
 
 
-def _closed_with(stack: AsyncExitStack, source: EntropySource) -> EntropySource:
-    stack.push_async_callback(source.close)
-    return source
+def _views(readers: Sequence[BlockReader]) -> list[SourceView]:
+    return [view for reader in readers for view in reader.states()]
 
 
-def _queue(config: CollectorConfig, epoch: int) -> ChunkQueue:
+def _states(readers: Sequence[BlockReader]) -> tuple[SourceState, ...]:
+    return tuple(
+        SourceState(view.device_id, view.source_class, view.condition, view.fetched_bytes) for view in _views(readers)
+    )
+
+
+def _closed_with(stack: AsyncExitStack, reader: BlockReader) -> BlockReader:
+    stack.push_async_callback(reader.close)
+    return reader
+
+
+@asynccontextmanager
+async def _link(target: PoolTarget, config: CollectorConfig) -> AsyncIterator[tuple[str, PushLink]]:
+    async with push_link(target.push_url, config.retry_policy, push_watch(target.push_tls_files)) as link:
+        yield target.pool_id, link
+
+
+def _spool(config: CollectorConfig, state_dir: Path, clock: Clock) -> AbstractContextManager[Spool | None]:
+    if config.spool_dir is None or config.spool_key_file is None:
+        return nullcontext()
+    return open_spool(
+        config.spool_dir,
+        config.spool_key_file,
+        size=config.spool_size,
+        collector_id=config.collector_id,
+        state_dir=state_dir,
+        clock=clock,
+    )
+
+
+def _queue(config: CollectorConfig, epoch: int, spool: Spool | None) -> ChunkQueue:
     return ChunkQueue(
         config.collector_id,
-        (config.pool_id,),
+        [target.pool_id for target in config.targets],
         epoch=epoch,
         capacity=config.buffer_size,
         ttl_ns=round(config.buffer_ttl * NS_PER_S),
         drop_oldest=config.overflow == "drop_oldest",
+        spool=spool,
     )
 
 
@@ -139,11 +234,26 @@ async def _expire(queue: ChunkQueue, config: CollectorConfig, clock: Clock) -> N
         queue.expire(clock.monotonic_ns())
 
 
-async def _look(tls: TlsWatch | None) -> None:
-    """Look for exchanged certificates, which the pusher then uses from its next call on."""
-    while tls is not None:
+async def _look(files: Sequence[TlsWatch | SigningKeys]) -> None:
+    """Look for exchanged certificates, which pushers then use from their next calls on."""
+    while True:
         await asyncio.sleep(LOOK_S)
-        tls.look()
+        for watch in files:
+            watch.look()
+
+
+async def _tick(observer: Observer) -> NoReturn:
+    """Have the observer note what it needs for rates."""
+    while True:
+        await asyncio.sleep(TICK_S)
+        observer.tick()
+
+
+async def _flush(pushers: Sequence[Pusher], pushing: Sequence[asyncio.Task[None]], timeout_s: float) -> None:
+    """Let all pushers go on side by side until nothing is left, for at most `timeout_s` seconds."""
+    for pusher in pushers:
+        pusher.flush()
+    await asyncio.wait(pushing, timeout=timeout_s)
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:

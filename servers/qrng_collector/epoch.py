@@ -1,7 +1,8 @@
 """The epoch: which run of the collector a chunk belongs to.
 
 Idea: sequences begin at 1 in every run, so runs need numbers that only grow, even when the clock was
-set back in between. An epoch is durable before its first chunk is sent; two runs never share one.
+set back in between. An epoch is durable before its first chunk is sent; two runs never share one, but
+for those that share a spool: it keeps the sequences too, so the next run goes on with its epoch.
 """
 
 from __future__ import annotations
@@ -20,8 +21,24 @@ def next_epoch(state_dir: Path, now_ns: int) -> int:
     file = NumbersFile(state_dir / "epoch", 1)
     (last,) = file.read() or (0,)
     epoch = max(now_ns, last + 1)
+    _write(file, epoch, state_dir)
+    return epoch
+
+
+def keep_epoch(state_dir: Path, epoch: int) -> bool:
+    """Go on with `epoch`, which was kept elsewhere. False when a later one has begun since.
+
+    Raises StateError as `next_epoch` does.
+    """
+    file = NumbersFile(state_dir / "epoch", 1)
+    (last,) = file.read() or (0,)
+    if last < epoch:
+        _write(file, epoch, state_dir)
+    return last <= epoch
+
+
+def _write(file: NumbersFile, epoch: int, state_dir: Path) -> None:
     try:
         file.write(epoch)
     except OSError as error:
         raise StateError(f"the epoch cannot be written to {state_dir} ({type(error).__name__})") from None
-    return epoch

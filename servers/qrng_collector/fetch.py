@@ -1,10 +1,10 @@
-"""Fetching: reading one source at a pace of our own.
+"""Fetching: reading blocks at a pace of our own.
 
-Idea: every `fetch_interval` a source is asked for one block. How fast that goes depends on the source
-and on our clock, never on what the gateway answers, so that nobody outside can signal inwards through
-the pace. (`overflow=pause` gives that up, and says so in its setting.) A source that fails is asked
-again after a growing wait, not before it said it would be ready; only the first failure and the
-recovery are logged.
+Idea: every `fetch_interval` a reader, which is a tested source or a mix of several, is asked for one
+block. How fast that goes depends on the sources and on our clock, never on what the gateway answers, so that
+nobody outside can signal inwards through the pace. (`overflow=pause` gives that up, and says so in its
+setting.) A reader that fails is asked again after a growing wait, not before it said it would be ready; only
+the first failure and the recovery are logged.
 """
 
 from __future__ import annotations
@@ -14,27 +14,25 @@ from typing import NoReturn
 
 from qrng_collector.backoff import Backoff
 from qrng_collector.config import CollectorConfig
+from qrng_collector.leg import BlockReader
 from qrng_collector.queue import ChunkQueue
-from qrng_grpc.chunk import Block
 from qrng_grpc.clock import NS_PER_S, Clock
 from qrng_grpc.errors import SourceError
 from qrng_grpc.logs import get_log
-from qrng_grpc.sources import EntropySource
 
 
 class Fetcher:
-    """Reads one source into the queue."""
+    """Reads blocks into the queue."""
 
-    def __init__(self, source: EntropySource, queue: ChunkQueue, config: CollectorConfig, clock: Clock) -> None:
-        self._source = source
+    def __init__(self, reader: BlockReader, queue: ChunkQueue, config: CollectorConfig, clock: Clock) -> None:
+        self._reader = reader
         self._queue = queue
-        self._size = config.fetch_chunk_size
-        self._interval_s = config.fetch_interval
-        self._timeout_s = config.fetch_timeout
+        self._size = reader.fetch_size
+        self._interval_s = reader.fetch_interval_s
         self._pauses = config.overflow == "pause"
         self._backoff = Backoff(config.retry_policy)
         self._clock = clock
-        self._log = get_log().bind(device_ids=source.label.device_ids)
+        self._log = get_log().bind(device_ids=reader.label.device_ids)
 
     async def run(self) -> NoReturn:
         """Fetch until cancelled. Bytes that a cancelled read would have delivered were never captured."""
@@ -54,7 +52,7 @@ class Fetcher:
 
     async def _fetch(self, reserved: int = 0) -> float:
         try:
-            block = await self._read()
+            block = await self._reader.read(self._size)
         except SourceError as error:
             return self._failed(error)
         finally:
@@ -63,19 +61,6 @@ class Fetcher:
         self._recovered()
         self._queue.offer(block, self._clock.monotonic_ns())
         return 0.0
-
-    async def _read(self) -> Block:
-        start_ns = self._clock.now_ns()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                data = await self._source.read(self._size)
-        except TimeoutError:
-            raise SourceError("the source did not answer in time") from None
-        if len(data) != self._size:
-            raise SourceError(f"the source delivered {len(data)} bytes where {self._size} were asked for")
-        # The wall clock may have been set back in between; a capture never ends before it starts.
-        end_ns = max(start_ns, self._clock.now_ns())
-        return Block(data, start_ns, end_ns, self._source.label)
 
     def _failed(self, error: SourceError) -> float:
         if not self._backoff.failures:

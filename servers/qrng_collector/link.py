@@ -36,7 +36,8 @@ class PushLink:
     def __init__(self, target: str, policy: RetryPolicy, tls: TlsWatch | None = None) -> None:
         self._target = target
         self._options = _options(policy)
-        self._tls = tls
+        self.tls = tls
+        """What watches its certificates; None for plaintext."""
         self._open()
 
     @property
@@ -51,7 +52,7 @@ class PushLink:
 
     async def renew(self) -> None:
         """Open the channel anew if its certificates have changed. Only while no call runs: it would be cancelled."""
-        if self._tls is not None and self._tls.material is not self._material:
+        if self.tls is not None and self.tls.material is not self._material:
             old = self._channel
             self._open()
             await old.close()
@@ -61,7 +62,7 @@ class PushLink:
         await self._channel.close()
 
     def _open(self) -> None:
-        self._material = None if self._tls is None else self._tls.material
+        self._material = None if self.tls is None else self.tls.material
         if self._material is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:

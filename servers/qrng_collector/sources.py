@@ -1,49 +1,123 @@
-"""The sources that the settings name."""
+"""The sources that the settings name, each behind its tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qrng_collector.config import CollectorConfig
+from qrng_collector.leg import BlockReader, Leg, MixedReader, Pace, PlainReader
+from qrng_collector.source_settings import (
+    DeviceSettings,
+    HttpSettings,
+    MockSettings,
+    SourceSettings,
+    SystemSettings,
+)
+from qrng_grpc.clock import SYSTEM_CLOCK, Clock
+from qrng_grpc.health_tests import Monitor, Quarantine
 from qrng_grpc.sources import EntropySource
-from qrng_grpc.sources.device import DeviceSource
-from qrng_grpc.sources.http import HttpSource
-from qrng_grpc.sources.mock import MockSource
-from qrng_grpc.sources.system import SystemSource
+from qrng_grpc.sources.mixing import LegSource, MixedSource
+
+MIX_PATIENCE = 2.0
+"""Times as long as one request a mix waits for a leg. A start-up test that takes longer goes on at the next read."""
 
 
-def make_sources(config: CollectorConfig, state_dir: Path) -> list[EntropySource]:
-    """Return the sources of `config`: several for several appliances, else one. Nothing is connected yet.
+def make_readers(config: CollectorConfig, state_dir: Path, clock: Clock = SYSTEM_CLOCK) -> list[BlockReader]:
+    """Return what blocks are read from: each source of `config`, or the mix of all. Nothing is connected yet.
 
     `state_dir`, held by this process, is where a source keeps what must survive a restart.
     """
+    entries = source_entries(config)
+    legs = [_leg(entry, config, state_dir, clock) for entry in entries]
+    if config.mixing_strategy == "none":
+        return list(legs)
+    return [_mix(config, entries, legs, clock)]
+
+
+def plain_readers(sources: Iterable[EntropySource], config: CollectorConfig, clock: Clock) -> list[BlockReader]:
+    """Return readers of test doubles, whose bytes are neither tested nor called so."""
+    pace = Pace(config.fetch_chunk_size, config.fetch_interval, config.fetch_timeout)
+    return [PlainReader(source, pace, clock) for source in sources]
+
+
+def source_entries(config: CollectorConfig) -> Sequence[SourceSettings]:
+    """Return the settings of each source, whichever way they are given."""
+    if config.sources:
+        return config.sources
     if config.source == "http":
         return _appliances(config)
     if config.source == "device" and config.device_path is not None:
-        device_id = config.device_id or "device"
         return [
-            DeviceSource(
-                config.device_path, config.source_class, device_id, config.source_custody, progress_dir=state_dir
+            DeviceSettings(
+                kind="device",
+                path=config.device_path,
+                source_class=config.source_class,
+                custody=config.source_custody,
+                device_id=config.device_id or "device",
+                assessed_entropy=config.assessed_entropy,
             )
         ]
     if config.source == "mock":
-        return [MockSource(config.mock_seed)]
-    return [SystemSource()]
+        return [MockSettings(kind="mock", seed=config.mock_seed, assessed_entropy=config.assessed_entropy)]
+    return [SystemSettings(kind="system", assessed_entropy=config.assessed_entropy)]
 
 
-def _appliances(config: CollectorConfig) -> list[EntropySource]:
+def _appliances(config: CollectorConfig) -> list[SourceSettings]:
     urls = config.all_appliance_urls
     name = config.device_id or "appliance"
     names = [name] if len(urls) == 1 else [f"{name}-{number}" for number in range(1, len(urls) + 1)]
     return [
-        HttpSource(
-            url,
+        HttpSettings(
+            kind="http",
+            url=url,
             source_class=config.source_class,
-            device_id=device_id,
             custody=config.source_custody,
+            device_id=device_id,
             ca_file=config.appliance_ca_file,
             fingerprint=config.appliance_fingerprint,
-            timeout_s=config.fetch_timeout,
+            assessed_entropy=config.assessed_entropy,
         )
         for url, device_id in zip(urls, names, strict=True)
     ]
+
+
+def _leg(entry: SourceSettings, config: CollectorConfig, state_dir: Path, clock: Clock) -> Leg:
+    timeout_s = entry.fetch_timeout or config.fetch_timeout
+    pace = Pace(
+        size=entry.fetch_chunk_size or config.fetch_chunk_size,
+        interval_s=entry.fetch_interval or config.fetch_interval,
+        timeout_s=timeout_s,
+        most=entry.most_bytes,
+        request_interval_s=entry.request_interval,
+    )
+    return Leg(
+        entry.open(timeout_s=timeout_s, state_dir=state_dir, clock=clock),
+        pace,
+        monitor=Monitor(entry.assessed_entropy, config.alpha),
+        quarantine=Quarantine(pause_s=config.quarantine_pause, clock=clock),
+        retry_policy=config.retry_policy,
+        start_up_bytes=entry.start_up_size,
+        clock=clock,
+    )
+
+
+def _mix(config: CollectorConfig, entries: Sequence[SourceSettings], legs: Sequence[Leg], clock: Clock) -> MixedReader:
+    legs_of_mix = [
+        LegSource(leg, entry.assessed_entropy, timeout_s=_patience_s(entry, config))
+        for entry, leg in zip(entries, legs, strict=True)
+    ]
+    mix = MixedSource(
+        config.mixing_strategy,
+        legs_of_mix,
+        on_missing_leg=config.on_missing_leg,
+        xor_bits_per_byte=config.xor_bits_per_byte,
+        clock=clock,
+    )
+    pace = Pace(config.fetch_chunk_size, config.fetch_interval, config.fetch_timeout)
+    return MixedReader(mix, legs, pace, clock)
+
+
+def _patience_s(entry: SourceSettings, config: CollectorConfig) -> float:
+    once_s = (entry.fetch_timeout or config.fetch_timeout) + entry.request_interval
+    return min(3600.0, MIX_PATIENCE * once_s)

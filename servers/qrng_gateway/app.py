@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from qrng_gateway.access import Access
 from qrng_gateway.calls import Streams, register
 from qrng_gateway.compat import QrEntropyServicer, QuantumRngServicer
-from qrng_gateway.config import GatewayConfig
+from qrng_gateway.config import GatewayConfig, best_of
 from qrng_gateway.dispenser import Dispenser
 from qrng_gateway.health import MAX_WATCHERS, HealthBoard, HealthServicer
 from qrng_gateway.ingest import Ingest
@@ -30,12 +30,14 @@ from qrng_gateway.pool import Pool
 from qrng_gateway.protection import Protection
 from qrng_gateway.push_service import PushServicer
 from qrng_gateway.reflection import MAX_REFLECTIONS, ReflectionServicer
-from qrng_gateway.rest import RestApi, serving_rest
+from qrng_gateway.rest import RestApi
 from qrng_gateway.service import EntropyServicer
+from qrng_gateway.signing_keys import SigningKeys
 from qrng_gateway.status import Accounting, Observer
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.compat.qr_entropy_pb2_grpc import add_EntropyServiceServicer_to_server as add_qr_entropy
 from qrng_grpc.compat.quantum_rng_pb2_grpc import add_QuantumRNGServicer_to_server as add_quantum_rng
+from qrng_grpc.http_serving import serving_http
 from qrng_grpc.keys import KeyRing
 from qrng_grpc.logs import configure_logs, get_log
 from qrng_grpc.serving import (
@@ -59,6 +61,36 @@ MAX_PUSH_CALLS = 64
 _ENVELOPE_BYTES = 4096
 _SHORT_CALLS = 256
 """Calls beyond streams and waiting claims that may run at once: health, status, claims being answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many calls of each kind may be open, and how many of all kinds each gRPC listener admits."""
+
+    streams: Streams
+    pushes: Streams
+    reflections: Streams
+    watchers: Streams
+    client_calls: int
+    push_calls: int
+
+    @classmethod
+    def of(cls, config: GatewayConfig) -> Bounds:
+        """Return what `config` allows."""
+        lasting = MAX_WATCHERS + _SHORT_CALLS
+        return cls(
+            streams=Streams(config.max_streams),
+            pushes=Streams(MAX_PUSH_CALLS),
+            reflections=Streams(MAX_REFLECTIONS),
+            watchers=Streams(MAX_WATCHERS),
+            client_calls=config.max_streams + config.max_waiting + MAX_REFLECTIONS + lasting,
+            push_calls=MAX_PUSH_CALLS + lasting,
+        )
+
+    def drain(self) -> None:
+        """End what is open; those who watch health end by themselves, once they were told."""
+        for open_calls in (self.streams, self.pushes, self.reflections):
+            open_calls.drain()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +136,16 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
     pool = _new_pool(config, clock)
     with state_directory(config.state_dir) as state_dir, _wiping(pool):
         ingest = _new_ingest(config, pool, state_dir, clock)
+        keys = SigningKeys(config, ingest)
         observer = Observer(pool, ingest, pool_id=config.pool_id, least_class=config.served_class, clock=clock)
         board = HealthBoard(lambda: observer.ready)
-        health = HealthServicer(board, Streams(MAX_WATCHERS))
+        bounds = Bounds.of(config)
+        health = HealthServicer(board, bounds.watchers)
         access = Access(key.get_secret_value() for key in config.api_keys)
         dispenser = Dispenser(pool, least_class=config.served_class, max_wait_s=config.max_wait)
-        streams, push_calls, reflections = (
-            Streams(limit) for limit in (config.max_streams, MAX_PUSH_CALLS, MAX_REFLECTIONS)
-        )
         tls = Protection(config)
-        push_server = _push_server(PushServicer(ingest, push_calls), health, tls.push_age)
-        client_server = _client_server(
-            config, access, dispenser, observer, streams, health, ReflectionServicer(reflections), tls.client_age
-        )
+        push_server = _push_server(config, ingest, health, bounds, tls.push_age)
+        client_server = _client_server(config, access, dispenser, observer, health, bounds, tls.client_age)
         rest = RestApi(
             access, dispenser, observer, limit=config.max_rest_bytes, key_in_query=config.allow_api_key_in_query
         ).app()
@@ -127,13 +156,17 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
             observer.tick()
             board.refresh()
             tls.look()
+            keys.look()
+
+        def reload() -> None:
+            tls.reload()
+            keys.reload()
 
         def drain() -> None:
             grace.begin()
             observer.drain()
             board.drain()
-            for open_calls in (streams, push_calls, reflections):
-                open_calls.drain()
+            bounds.drain()
             ingest.drain()
             pool.drain()
 
@@ -141,13 +174,17 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
             _bare(ingest.running()),
             serving_grpc(push_server, config.push_listen_address, grace, tls.push_credentials()) as push_address,
             serving_grpc(client_server, config.listen_address, grace, tls.client_credentials()) as client_address,
-            serving_rest(
-                rest, config.rest_listen_address, grace_s=config.drain_timeout, tls=tls.rest_context()
+            serving_http(
+                rest,
+                config.rest_listen_address,
+                grace_s=config.drain_timeout,
+                max_connections=config.max_connections,
+                tls=tls.rest_context(),
             ) as rest_address,
             _every(TICK_S, tick),
         ):
             try:
-                yield Gateway(client_address, push_address, rest_address, pool, ingest, observer, tls.reload)
+                yield Gateway(client_address, push_address, rest_address, pool, ingest, observer, reload)
             finally:
                 drain()
 
@@ -157,7 +194,7 @@ def _new_pool(config: GatewayConfig, clock: Clock) -> Pool:
         config.buffer_size,
         ttl_s=config.buffer_ttl,
         overflow=config.overflow,
-        best_class=config.best_class,
+        best_class=best_of(config.key_records),
         max_waiting=config.max_waiting,
         clock=clock,
     )
@@ -165,7 +202,7 @@ def _new_pool(config: GatewayConfig, clock: Clock) -> Pool:
 
 def _new_ingest(config: GatewayConfig, pool: Pool, state_dir: Path, clock: Clock) -> Ingest:
     return Ingest(
-        KeyRing([config.key_record]),
+        KeyRing(config.key_records),
         pool,
         config.pool_id,
         state_dir,
@@ -175,15 +212,17 @@ def _new_ingest(config: GatewayConfig, pool: Pool, state_dir: Path, clock: Clock
     )
 
 
-def _push_server(push: PushServicer, health: HealthServicer, age: ConnectionAge | None) -> grpc.aio.Server:
-    calls = MAX_PUSH_CALLS + MAX_WATCHERS + _SHORT_CALLS
+def _push_server(
+    config: GatewayConfig, ingest: Ingest, health: HealthServicer, bounds: Bounds, age: ConnectionAge | None
+) -> grpc.aio.Server:
     server = new_server(
         max_message_bytes=MAX_SIGNED_CHUNK_BYTES + _ENVELOPE_BYTES,
-        max_streams=calls,
-        max_calls=calls,
+        max_streams=bounds.push_calls,
+        max_calls=bounds.push_calls,
+        max_connections=config.max_connections,
         age=age,
     )
-    register(add_push, push, server)
+    register(add_push, PushServicer(ingest, bounds.pushes), server)
     register(add_health, health, server)
     return server
 
@@ -193,19 +232,23 @@ def _client_server(
     access: Access,
     dispenser: Dispenser,
     observer: Observer,
-    streams: Streams,
     health: HealthServicer,
-    reflection: ReflectionServicer,
+    bounds: Bounds,
     age: ConnectionAge | None,
 ) -> grpc.aio.Server:
-    calls = config.max_streams + config.max_waiting + MAX_WATCHERS + MAX_REFLECTIONS + _SHORT_CALLS
-    server = new_server(max_message_bytes=MAX_REQUEST_BYTES, max_streams=calls, max_calls=calls, age=age)
+    server = new_server(
+        max_message_bytes=MAX_REQUEST_BYTES,
+        max_streams=bounds.client_calls,
+        max_calls=bounds.client_calls,
+        max_connections=config.max_connections,
+        age=age,
+    )
     limit = config.max_request_bytes
-    register(add_entropy, EntropyServicer(access, dispenser, observer, streams, limit=limit), server)
-    register(add_qr_entropy, QrEntropyServicer(access, dispenser, streams, limit=limit), server)
+    register(add_entropy, EntropyServicer(access, dispenser, observer, bounds.streams, limit=limit), server)
+    register(add_qr_entropy, QrEntropyServicer(access, dispenser, bounds.streams, limit=limit), server)
     register(add_quantum_rng, QuantumRngServicer(access, dispenser, limit=limit), server)
     register(add_health, health, server)
-    register(add_reflection, reflection, server)
+    register(add_reflection, ReflectionServicer(bounds.reflections), server)
     return server
 
 

@@ -13,11 +13,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from qrng_grpc.chunk import MAX_CHUNK_BYTES, is_id
-from qrng_grpc.config import Settings, host_and_port, is_loopback
-from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, KeyRecord
-from qrng_grpc.labels import SourceClass
+from qrng_grpc.chunk import MAX_CHUNK_BYTES
+from qrng_grpc.config import host_and_port, is_loopback
+from qrng_grpc.errors import ConfigError
+from qrng_grpc.key_files import checked_id, read_key_file
+from qrng_grpc.key_settings import KeySettings, V, in_one_form
+from qrng_grpc.keys import KeyRecord
+from qrng_grpc.labels import BEST_FIRST, SourceClass
 from qrng_grpc.logs import LogLevel
+from qrng_grpc.serving import MAX_CONNECTIONS
 from qrng_grpc.tls import TlsFiles, read_authorities, read_chain, read_key
 
 ENV_PREFIX = "QRNG_GATEWAY_"
@@ -34,7 +38,7 @@ _PROTECTED_BY = {
 """Each listener, and the setting that gives it TLS."""
 
 
-class GatewayConfig(Settings):
+class GatewayConfig(KeySettings):
     """How a gateway listens, what it keeps, whom it serves and whom it believes."""
 
     listen_address: str = Field("127.0.0.1:50051", description="HOST:PORT of gRPC for clients; port 0 is any.")
@@ -102,33 +106,48 @@ class GatewayConfig(Settings):
     max_wait: Seconds = Field(5, ge=0, le=60, description="Seconds a claim waits in line at most; 0 to 60.")
     max_waiting: int = Field(1024, ge=1, le=1_000_000, description="Claims that may wait in line at once.")
     max_streams: int = Field(1024, ge=1, le=1_000_000, description="Streams of clients that may be open at once.")
+    max_connections: int = Field(
+        MAX_CONNECTIONS,
+        ge=1,
+        le=1_000_000,
+        description="Connections each of the three listeners takes at once; they count as open files.",
+    )
     drain_timeout: Seconds = Field(
         5, ge=0, le=300, description="Seconds that running calls get to finish when the gateway ends."
     )
 
-    hmac_secret_key: SecretStr = Field(description="Secret of the collector's key: at least 32 bytes of text.")
-    hmac_key_id: str = Field(description="Id of that key.")
-    collector_id: str = Field(description="The collector that may sign with it.")
+    collector_id: str | None = Field(
+        None, validate_default=True, description="The collector that may sign with hmac_secret_key. Required with it."
+    )
     pool_id: str = Field(description="Id of this gateway's pool.")
-    best_class: SourceClass = Field(description="The best class of source the key may claim.")
+    best_class: SourceClass | None = Field(
+        None,
+        validate_default=True,
+        description="The best class of source that hmac_secret_key may claim. Required with it.",
+    )
     least_class: SourceClass | None = Field(
         None,
-        description="The weakest class of source anyone is served. Default: best_class.",
+        validate_default=True,
+        description="The weakest class of source anyone is served. Required where keys may claim several. Default: the"
+        " best class of the keys.",
     )
 
     state_dir: Path = Field(description="Directory for what must survive a restart. Belongs to one gateway alone.")
     log_level: LogLevel = Field("info", description="The least severe events that are logged.")
 
     @property
-    def key_record(self) -> KeyRecord:
-        """The record of the one key that may sign for this pool."""
-        return KeyRecord(
-            key_id=self.hmac_key_id,
-            secret=self.hmac_secret_key.get_secret_value().encode(),
-            collector_id=self.collector_id,
-            pool_ids=frozenset((self.pool_id,)),
-            best_class=self.best_class,
-        )
+    def key_records(self) -> tuple[KeyRecord, ...]:
+        """The keys that may sign, as their file has them now. Raises ConfigError when they cannot be used here."""
+        records = self.records_for(self.collector_id, (self.pool_id,), self.best_class)
+        mistake = _unfit(records, self.pool_id, self.least_class)
+        if mistake is not None:
+            raise ConfigError([f"{self.signing_keys_file}: {mistake}"])
+        return records
+
+    @property
+    def served_class(self) -> SourceClass:
+        """The weakest class this gateway serves to anyone. Raises ConfigError as `key_records`."""
+        return self.least_class or best_of(self.key_records)
 
     @property
     def tls_files(self) -> TlsFiles | None:
@@ -143,11 +162,6 @@ class GatewayConfig(Settings):
         if self.push_tls_cert_file is None:
             return None
         return TlsFiles("server", self.push_tls_cert_file, self.push_tls_key_file, self.push_client_ca_file)
-
-    @property
-    def served_class(self) -> SourceClass:
-        """The weakest class this gateway serves to anyone."""
-        return self.least_class or self.best_class
 
     @field_validator("listen_address", "push_listen_address", "rest_listen_address")
     @classmethod
@@ -213,27 +227,45 @@ class GatewayConfig(Settings):
             raise ValueError("a key is there twice")
         return keys
 
-    @field_validator("hmac_secret_key")
+    @field_validator("collector_id", "pool_id")
     @classmethod
-    def _long_enough(cls, secret: SecretStr) -> SecretStr:
-        if len(secret.get_secret_value().encode()) < MIN_HMAC_KEY_BYTES:
-            raise ValueError(f"needs at least {MIN_HMAC_KEY_BYTES} characters")
-        return secret
+    def _an_id(cls, text: str | None) -> str | None:
+        return text if text is None else checked_id(text)
 
-    @field_validator("hmac_key_id", "collector_id", "pool_id")
+    @field_validator("collector_id", "best_class")
     @classmethod
-    def _an_id(cls, text: str) -> str:
-        if not is_id(text):
-            raise ValueError("expected 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit first")
-        return text
+    def _with_the_secret(cls, value: V | None, info: ValidationInfo) -> V | None:
+        return in_one_form(value, info)
 
     @field_validator("least_class")
     @classmethod
     def _can_be_met(cls, least: SourceClass | None, info: ValidationInfo) -> SourceClass | None:
-        best = info.data.get("best_class")
+        best, keys_file, pool_id = (info.data.get(name) for name in ("best_class", "signing_keys_file", "pool_id"))
         if least is not None and best is not None and not best.at_least(least):
             raise ValueError("better than best_class, so nothing could ever be served")
+        if keys_file is not None and pool_id is not None:
+            mistake = _unfit(read_key_file(keys_file), pool_id, least)
+            if mistake is not None:
+                raise ValueError(mistake)
         return least
+
+
+def best_of(records: tuple[KeyRecord, ...]) -> SourceClass:
+    """Return the best class that any of `records` may claim; revoked ones count only where there are no others."""
+    claimable = {record.best_class for record in records if not record.revoked}
+    return min(claimable or {record.best_class for record in records}, key=BEST_FIRST.index)
+
+
+def _unfit(records: tuple[KeyRecord, ...], pool_id: str, least: SourceClass | None) -> str | None:
+    """Return why a pool cannot be run with `records`, None when it can."""
+    if not any(pool_id in record.pool_ids for record in records):
+        return f"no signing key is for the pool {pool_id}"
+    classes = {record.best_class for record in records if not record.revoked}
+    if least is None and len(classes) > 1:
+        return "least_class is required, since the signing keys may claim several classes"
+    if least is not None and classes and not any(best.at_least(least) for best in classes):
+        return "least_class is better than what any signing key may claim, so nothing could ever be served"
+    return None
 
 
 def _only_together(path: Path | None, cert_file: str, info: ValidationInfo) -> None:

@@ -5,22 +5,25 @@ Idea: a collector's chunks are numbered, and the gateway remembers the highest n
 collector may send again whatever it had no answer for. The mark is durable before a chunk can be
 served: a crash may lose bytes, never repeat them.
 
-The checks run in a fixed order (key, signature, the key's rights, mark, times, size, CRC, room), and
-each has one outcome: *stored*, *duplicate*, *finally refused* (the three that dispose of a chunk), or
-*held* (HeldError: it stays with its collector). What disposes of a chunk joins the open *group* of its
-collector; groups are written one after the other, each with one fdatasync, while the next fills, and
-take effect only then.
+The checks run in a fixed order (key, signature, the key's rights, mark, times, size, CRC, inspection,
+room), and each has one outcome: *stored*, *duplicate*, *finally refused* (the three that dispose of a
+chunk), or *held* (HeldError: it stays with its collector). What disposes of a chunk joins the open *group*
+of its collector; groups are written one after the other, each with one fdatasync, while the next fills,
+and take effect only then. A group fills for a moment, or until somebody waits for it: a write and the
+change of threads around it cost as much as taking a whole chunk.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qrng_gateway.guard import Guard
+from qrng_gateway.inspection import Inspection
 from qrng_gateway.pool import Pool
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, Chunk, Heartbeat
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
@@ -32,11 +35,15 @@ from qrng_grpc.errors import (
     MarkNotWrittenError,
     PoolFullError,
     SupersededError,
+    UnverifiedChunkError,
 )
 from qrng_grpc.keys import KeyRecord, KeyRing
 from qrng_grpc.logs import get_log
 from qrng_grpc.state import NumbersFile
 from qrng_grpc.wire import MalformedChunkError, decode_chunk
+
+GATHER_S = 0.02
+"""How long a group fills at most before it is written."""
 
 Mark = tuple[int, int]
 """The highest (epoch, sequence) taken from a collector for this pool."""
@@ -50,6 +57,10 @@ class CollectorView:
     epoch: int
     sequence: int
     last_heard_monotonic_ns: int
+    heartbeat: Heartbeat | None = None
+    """The last that was taken since start."""
+    heartbeat_monotonic_ns: int = 0
+    """When it was."""
 
 
 @dataclass(slots=True)
@@ -58,10 +69,18 @@ class _Group:
 
     mark: Mark
     durable: asyncio.Future[bool]
-    stored: list[Block] = field(default_factory=list)
+    bell: asyncio.TimerHandle
+    """Rings when the group has filled long enough."""
+    stored: deque[tuple[Block, KeyRecord]] = field(default_factory=deque)
     displaced: list[Block] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
+    heartbeat: Heartbeat | None = None
     heartbeats: int = 0
+
+    def hear(self, heartbeat: Heartbeat) -> None:
+        """Count a heartbeat, and keep what the newest one says."""
+        self.heartbeat = heartbeat
+        self.heartbeats += 1
 
 
 class Ingest:
@@ -93,24 +112,50 @@ class Ingest:
         """Times a chunk was held, by reason."""
         self.duplicates = 0
         self.heartbeats = 0
-        self._keys = keys
+        self.keys = keys
+        """Whom it believes. To be changed with `replace_keys` only."""
+        self.keys_stale = False
+        """Whether newer keys were given that could not be used."""
+        self._guard = Guard(clock)
+        self._inspection = Inspection()
         self._started_ns = clock.monotonic_ns()
         self.draining = False
         self._calls = 0
-        self._collectors = {
-            collector_id: _CollectorIngest(collector_id, self, NumbersFile(path, 3))
-            for collector_id, path in _mark_files(keys, pool_id, state_dir)
-        }
+        self._state_dir = state_dir
+        self._writers: asyncio.TaskGroup | None = None
+        self._writing: list[asyncio.Task[None]] = []
+        self._collectors: dict[str, _CollectorIngest] = {}
+        self.prepare(keys.records)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write marks while the block runs; at its end, let writes under way finish."""
         async with asyncio.TaskGroup() as writers:
-            tasks = [writers.create_task(collector.write_groups()) for collector in self._collectors.values()]
+            self._writers = writers
+            self._writing = [writers.create_task(collector.write_groups()) for collector in self._collectors.values()]
             yield
-            for collector, task in zip(self._collectors.values(), tasks, strict=True):
+            self._writers = None
+            for collector in self._collectors.values():
                 await collector.idle()
+            for task in self._writing:
                 task.cancel()
+
+    def prepare(self, records: Iterable[KeyRecord]) -> None:
+        """Make ready for the collectors of `records`. Raises StateError when a mark on disk is damaged."""
+        for collector_id in {record.collector_id for record in records} - self._collectors.keys():
+            file = NumbersFile(self._state_dir / f"{collector_id}@{self.pool_id}.mark", 3)
+            collector = self._collectors[collector_id] = _CollectorIngest(collector_id, self, file)
+            if self._writers is not None:
+                self._writing.append(self._writers.create_task(collector.write_groups()))
+
+    def replace_keys(self, records: Sequence[KeyRecord]) -> int:
+        """Believe `records` and no others from now on. Returns the bytes purged from the pool.
+
+        Those are what a key vouched for that is revoked, gone, or has lost a right; what such a key vouched for in
+        groups under way is purged when they take effect. Raises StateError as `prepare`, and changes nothing then.
+        """
+        self.prepare(records)
+        return sum(self.pool.purge(key_id) for key_id in self.keys.replace(records))
 
     @property
     def earliest_capture_ns(self) -> int:
@@ -126,14 +171,31 @@ class Ingest:
         """Hold every chunk from now on."""
         self.draining = True
 
-    def open_call(self) -> PushCall:
-        """Begin a push call."""
+    def open_call(self, peer: str = "") -> PushCall:
+        """Begin a push call of `peer`, as grpc names it."""
         self._calls += 1
-        return PushCall(self, self._calls)
+        return PushCall(self, self._calls, peer)
 
-    def verify(self, key_id: str, serialised: bytes, signature: bytes) -> KeyRecord:
-        """Return the key that vouches for a chunk. Raises UnverifiedChunkError."""
-        return self._keys.verified_by(key_id, serialised, signature, self.clock.now_ns())
+    def verify(self, key_id: str, serialised: bytes, signature: bytes, peer: str) -> KeyRecord:
+        """Return the key that vouches for a chunk.
+
+        Raises UnverifiedChunkError, or LimitError when too many bad signatures came from the address of `peer`.
+        """
+        known = key_id in self.keys
+        if known:
+            self._guard.check(peer)
+        try:
+            record = self.keys.verified_by(key_id, serialised, signature, self.clock.now_ns())
+        except UnverifiedChunkError:
+            if known:
+                self._guard.blame(peer)
+            raise
+        self._guard.trust(peer)
+        return record
+
+    def fault(self, chunk: Chunk) -> str | None:
+        """Return why a chunk whose CRC is right is refused all the same, None when nothing is wrong with it."""
+        return self._inspection.fault(chunk)
 
     def of_collector(self, record: KeyRecord) -> _CollectorIngest:
         """Return the ingest of the collector a key belongs to."""
@@ -150,9 +212,10 @@ class Ingest:
 class PushCall:
     """One push call, and how many of its chunks are disposed of."""
 
-    def __init__(self, ingest: Ingest, number: int) -> None:
+    def __init__(self, ingest: Ingest, number: int, peer: str) -> None:
         self.number = number
         """Later calls have greater numbers."""
+        self._peer = peer
         self.failures = 0
         """Write failures its collector had seen when the call began."""
         self.count = 0
@@ -160,8 +223,8 @@ class PushCall:
         self._collector: _CollectorIngest | None = None
 
     async def offer(self, serialised: bytes, key_id: str, signature: bytes) -> None:
-        """Dispose of the call's next chunk. Raises HeldError or DrainingError when it must be held."""
-        record = self._ingest.verify(key_id, serialised, signature)
+        """Dispose of the call's next chunk. Raises HeldError, LimitError or DrainingError when it must be held."""
+        record = self._ingest.verify(key_id, serialised, signature, self._peer)
         try:
             chunk = decode_chunk(serialised)
         except MalformedChunkError:
@@ -169,7 +232,7 @@ class PushCall:
             self._ingest.refused["malformed"] += len(serialised)
         else:
             self._check_rights(record, chunk)
-            await self._join(record).take(chunk, self)
+            await self._join(record).take(chunk, record, self)
         self.count += 1
 
     async def settle(self) -> int:
@@ -211,6 +274,8 @@ class _CollectorIngest:
         self._first_mark_ns = None if numbers is None else numbers[2]
         self._holder = 0
         self._last_heard_ns: int | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._heartbeat_ns = 0
         self._open: _Group | None = None
         self._tail: asyncio.Future[bool] | None = None
         self._work = asyncio.Event()
@@ -218,16 +283,18 @@ class _CollectorIngest:
     def view(self) -> CollectorView | None:
         if self._last_heard_ns is None:
             return None
-        return CollectorView(self.collector_id, *(self._mark or (0, 0)), self._last_heard_ns)
+        epoch, sequence = self._mark or (0, 0)
+        return CollectorView(
+            self.collector_id, epoch, sequence, self._last_heard_ns, self._heartbeat, self._heartbeat_ns
+        )
 
-    async def take(self, chunk: Chunk | Heartbeat, call: PushCall) -> None:
-        """Dispose of a verified chunk. Raises HeldError or DrainingError."""
-        self._last_heard_ns = self._ingest.clock.monotonic_ns()
-        if self._dispose(chunk, call) is None:
+    async def take(self, chunk: Chunk | Heartbeat, record: KeyRecord, call: PushCall) -> None:
+        """Dispose of a chunk that `record` vouches for. Raises HeldError or DrainingError."""
+        if self._dispose(chunk, record, call) is None:
             return
         # Bytes of groups under way cannot be displaced yet; once they are in the pool, they can.
         await self.settle(call)
-        homeless = self._dispose(chunk, call)
+        homeless = self._dispose(chunk, record, call)
         if homeless is None:
             return
         if self._ingest.pool.presses_back:
@@ -240,23 +307,26 @@ class _CollectorIngest:
         self._check_failures(call)
 
     async def idle(self) -> None:
-        """Wait until the newest group, as of now, has been written or has failed."""
+        """Have the newest group, as of now, written at once, and wait until it is or has failed."""
         if self._tail is not None and not self._tail.done():
+            self._work.set()
             await asyncio.wait((self._tail,))
 
-    def _dispose(self, chunk: Chunk | Heartbeat, call: PushCall) -> Block | None:
+    def _dispose(self, chunk: Chunk | Heartbeat, record: KeyRecord, call: PushCall) -> Block | None:
         """Dispose of `chunk`, or return its block when there is no room for it. Raises HeldError or DrainingError."""
         self._check_failures(call)
         if self._seen(chunk) or self._unplaceable(chunk):
             return None
         self._fence(call)
+        self._last_heard_ns = self._ingest.clock.monotonic_ns()  # by what is new: a replay keeps nobody alive
+        self._ingest.keys.used(record, self._ingest.clock.now_ns())
         reason = self._refusal(chunk)
         if reason is not None:
             self._group_at(_mark_of(chunk)).refused[reason] += _size(chunk)
         elif isinstance(chunk, Heartbeat):
-            self._group_at(_mark_of(chunk)).heartbeats += 1
+            self._group_at(_mark_of(chunk)).hear(chunk)
         elif self._ingest.pool.reserve(chunk.block):
-            self._group_at(_mark_of(chunk)).stored.append(chunk.block)
+            self._group_at(_mark_of(chunk)).stored.append((chunk.block, record))
         else:
             return chunk.block
         return None
@@ -309,15 +379,17 @@ class _CollectorIngest:
             return "too_old"
         if _size(chunk) > MAX_CHUNK_BYTES:
             return "too_large"
-        return "bad_crc" if isinstance(chunk, Chunk) and not chunk.intact else None
+        if isinstance(chunk, Heartbeat):
+            return None
+        return self._ingest.fault(chunk) if chunk.intact else "bad_crc"
 
     def _group_at(self, mark: Mark) -> _Group:
         """Advance the mark in memory, and return the open group, which will make it durable."""
         if self._open is None:
-            self._open = _Group(mark, asyncio.get_running_loop().create_future())
+            loop = asyncio.get_running_loop()
+            self._open = _Group(mark, loop.create_future(), loop.call_later(GATHER_S, self._work.set))
             self._tail = self._open.durable
         self._open.mark = self._mark = mark
-        self._work.set()
         return self._open
 
     async def write_groups(self) -> None:
@@ -328,6 +400,7 @@ class _CollectorIngest:
             group, self._open = self._open, None
             if group is None:
                 continue
+            group.bell.cancel()
             try:
                 await asyncio.to_thread(self._file.write, *group.mark, self._earliest_capture_ns)
             except OSError as error:
@@ -339,13 +412,23 @@ class _CollectorIngest:
     def _take_effect(self, group: _Group) -> None:
         pool = self._ingest.pool
         self._durable = group.mark
-        for block in group.stored:
-            pool.store(block, self.collector_id)
+        pool.store_all(self._vouched_for(group), self.collector_id)
         for block in group.displaced:
             pool.refuse_overflow(block)
         self._ingest.refused.update(group.refused)
+        if group.heartbeat is not None:
+            self._heartbeat, self._heartbeat_ns = group.heartbeat, self._ingest.clock.monotonic_ns()
         self._ingest.heartbeats += group.heartbeats
         group.durable.set_result(True)
+
+    def _vouched_for(self, group: _Group) -> Iterator[tuple[Block, str]]:
+        """Yield what is to be stored. What is not vouched for any more, since its key was withdrawn, is purged."""
+        while group.stored:
+            block, record = group.stored.popleft()  # and let go, or all of the group would be in memory twice
+            if self._ingest.keys.upholds(record):
+                yield block, record.key_id
+            else:
+                self._ingest.pool.refuse_purged(block)
 
     def _abandon(self, failed: _Group) -> None:
         """Return to the last durable mark. The group that filled meanwhile stands on this one and falls with it."""
@@ -353,15 +436,10 @@ class _CollectorIngest:
         self._mark = self._durable
         for group in (failed, self._open):
             if group is not None:
-                for block in group.stored:
+                for block, _ in group.stored:
                     self._ingest.pool.release(block)
                 group.durable.set_result(False)
         self._open = None
-
-
-def _mark_files(keys: KeyRing, pool_id: str, state_dir: Path) -> Iterator[tuple[str, Path]]:
-    for collector_id in keys.collector_ids:
-        yield collector_id, state_dir / f"{collector_id}@{pool_id}.mark"
 
 
 def _mark_of(chunk: Chunk | Heartbeat) -> Mark:

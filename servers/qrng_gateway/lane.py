@@ -34,6 +34,8 @@ class Origin:
     collector_id: str
     device_id: str
     """The label's device ids, joined by commas."""
+    key_id: str = ""
+    """The key that vouched for it."""
 
 
 class Stored:
@@ -145,6 +147,19 @@ class Lane:
     def drop_oldest(self) -> int:
         """Destroy the oldest chunk. Returns its bytes, 0 when there is none."""
         return self._destroy(self._head + 1) if len(self) else 0
+
+    def purge(self, key_id: str) -> int:
+        """Destroy what the key `key_id` vouched for. Returns the bytes."""
+        purged, kept = 0, []
+        for chunk in self:
+            if chunk.origin.key_id == key_id:
+                purged += len(chunk)
+                chunk.wipe_front(chunk.front(len(chunk)))
+            else:
+                kept.append(chunk)
+        self._chunks, self._head = kept, 0
+        self.level -= purged
+        return purged
 
     def wipe(self) -> int:
         """Destroy everything. Returns the bytes."""

@@ -124,7 +124,8 @@ class Pool:
         self._max_chunks = capacity // _LEAST_CHARGE
         self._ttl_ns = int(ttl_s * NS_PER_S)
         self._overflow = overflow
-        self._best_class = best_class
+        self.best_class = best_class
+        """The best class any key may claim now."""
         self._max_waiting = max_waiting
         self._clock = clock
         self._draining = False
@@ -133,6 +134,7 @@ class Pool:
         # Weakest first, which is the order claims try them in; MIXED before NONE.
         self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), (Processing.MIXED, Processing.NONE))}
         self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
+        self._displaceable = lru_cache(maxsize=None)(self._find_displaceable)
 
     @property
     def level(self) -> int:
@@ -161,15 +163,24 @@ class Pool:
         its own class; never a better one, and nothing at all when that would not suffice.
         """
         self.expire()
-        displaceable = [lane for (cls, _), lane in self._lanes.items() if self._may_displace(block, cls)]
         bytes_over, chunks_over = self._excess(len(block))
+        if (bytes_over > 0 or chunks_over > 0) and not self._displace(block, bytes_over, chunks_over):
+            return False
+        self._reserved_bytes += len(block)
+        self._reserved_chunks += 1
+        return True
+
+    def _displace(self, block: Block, bytes_over: int, chunks_over: int) -> bool:
+        """Destroy so many bytes and chunks, or more, in favour of `block`; False, and nothing, where it may not."""
+        displaceable = self._displaceable(block.label.source_class)
         if bytes_over > sum(lane.level for lane in displaceable) or chunks_over > sum(map(len, displaceable)):
             return False
         for lane in displaceable:
-            while len(lane) and max(self._excess(len(block))) > 0:
-                self.counters.overflow += lane.drop_oldest()
-        self._reserved_bytes += len(block)
-        self._reserved_chunks += 1
+            while len(lane) and (bytes_over > 0 or chunks_over > 0):
+                dropped = lane.drop_oldest()
+                self.counters.overflow += dropped
+                bytes_over -= dropped
+                chunks_over -= 1
         return True
 
     def release(self, block: Block) -> None:
@@ -177,14 +188,32 @@ class Pool:
         self._reserved_bytes -= len(block)
         self._reserved_chunks -= 1
 
-    def store(self, block: Block, collector_id: str) -> None:
-        """Put `block` into the room reserved for it, and serve whoever waits for it."""
+    def store(self, block: Block, collector_id: str, key_id: str = "") -> None:
+        """Put `block`, vouched for by the key `key_id`, into the room reserved for it, and serve who waits for it."""
+        self.store_all(((block, key_id),), collector_id)
+
+    def store_all(self, blocks: Iterable[tuple[Block, str]], collector_id: str) -> None:
+        """Put each of `blocks`, with the id of its key, into the room reserved for it; serve whoever waits for them."""
+        for block, key_id in blocks:
+            self.release(block)
+            label = block.label
+            lane = self._lanes[label.source_class, label.processing]
+            lane.insert(Stored(block, _shared_origin(label, collector_id, key_id)))
+            self.counters.stored += len(block)
+        if self._line:
+            self._serve_line()
+
+    def purge(self, key_id: str) -> int:
+        """Destroy what the key `key_id` vouched for, since nobody does any more. Returns the bytes."""
+        purged = sum(lane.purge(key_id) for lane in self._lanes.values())
+        self.counters.purged += purged
+        return purged
+
+    def refuse_purged(self, block: Block) -> None:
+        """Give back the room that was reserved, and count `block` as stored and at once purged."""
         self.release(block)
-        label = block.label
-        lane = self._lanes[label.source_class, label.processing]
-        lane.insert(Stored(block, _shared_origin(label, collector_id)))
         self.counters.stored += len(block)
-        self._serve_line()
+        self.counters.purged += len(block)
 
     def refuse_overflow(self, block: Block) -> None:
         """Count `block` as stored and at once displaced by what is better."""
@@ -207,7 +236,7 @@ class Pool:
         """
         if self._draining:
             raise DrainingError("the gateway is ending; reconnect")
-        if not self._best_class.at_least(spec.least_class):
+        if not self.best_class.at_least(spec.least_class):
             raise WeakerSourceError("every source of this gateway is weaker than the least class asked for")
         if n > self.capacity:
             raise InvalidRequestError("more bytes than the pool can hold", field="bytes_needed")
@@ -310,7 +339,8 @@ class Pool:
         """Destroy what has passed the age limit."""
         before_ns = self._clock.now_ns() - self._ttl_ns
         for lane in self._lanes.values():
-            self.counters.expired += lane.expire(before_ns)
+            if lane.level:
+                self.counters.expired += lane.expire(before_ns)
 
     def drain(self) -> None:
         """Refuse every claim from now on, those in line included."""
@@ -333,8 +363,12 @@ class Pool:
             chunks + self._reserved_chunks + 1 - self._max_chunks,
         )
 
-    def _may_displace(self, block: Block, source_class: SourceClass) -> bool:
-        newcomer = block.label.source_class
+    def _find_displaceable(self, newcomer: SourceClass) -> tuple[Lane, ...]:
+        return tuple(
+            lane for (source_class, _), lane in self._lanes.items() if self._may_displace(newcomer, source_class)
+        )
+
+    def _may_displace(self, newcomer: SourceClass, source_class: SourceClass) -> bool:
         if source_class is newcomer:
             return self._overflow == "drop_oldest"
         return newcomer.at_least(source_class)
@@ -369,9 +403,9 @@ def _refuse(waiter: _Waiter, error: Exception) -> None:
 
 
 @lru_cache(maxsize=_SHARED_ORIGINS)
-def _shared_origin(label: BlockLabel, collector_id: str) -> Origin:
+def _shared_origin(label: BlockLabel, collector_id: str, key_id: str) -> Origin:
     """Return one object for equal origins, so that a thousand chunks cost one label."""
-    return Origin(label, collector_id, ",".join(label.device_ids))
+    return Origin(label, collector_id, ",".join(label.device_ids), key_id)
 
 
 def _label(used: list[Stored]) -> ReplyLabel:

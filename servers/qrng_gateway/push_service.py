@@ -28,7 +28,7 @@ class PushServicer(push_pb2_grpc.PushServiceServicer):
         self, requests: AsyncIterable[push_pb2.PushChunksRequest], context: Context
     ) -> push_pb2.PushChunksResponse:
         """Take a call's chunks. Cancelled, it leaves what was disposed of to take effect."""
-        call = self._ingest.open_call()
+        call = self._ingest.open_call(context.peer())
         held = await self._read(call, requests, context)
         if held is not None:
             self._ingest.hold(held.reason)

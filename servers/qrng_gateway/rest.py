@@ -8,15 +8,10 @@ logged, since its address may hold a key.
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import logging
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from math import ceil
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -24,19 +19,13 @@ from aiohttp import hdrs, web
 from qrng_gateway.access import Access, bearer_key
 from qrng_gateway.dispenser import Demand, Dispenser
 from qrng_gateway.pool import Claimed
-from qrng_gateway.status import GatewayStatus, Observer
+from qrng_gateway.status import CollectorStatus, GatewayStatus, Observer
 from qrng_grpc.clock import NS_PER_S
-from qrng_grpc.config import host_and_port
-from qrng_grpc.errors import AuthenticationError, ConfigError, InvalidRequestError, QrngError
-from qrng_grpc.logs import get_log
-from qrng_grpc.serving import MAX_CONNECTIONS
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-IDLE_S = 75.0
+from qrng_grpc.errors import InvalidRequestError
+from qrng_grpc.http_serving import telling_errors, with_common_headers
+from qrng_grpc.keys import ALGORITHM_NAMES
 
 _MAX_DIGITS = 10
-_MAX_LINE = 4096
 _TEXT: dict[str, Callable[[bytes], str]] = {
     "hex": bytes.hex,
     "hexadecimal": bytes.hex,
@@ -44,12 +33,6 @@ _TEXT: dict[str, Callable[[bytes], str]] = {
     "b64": lambda data: base64.b64encode(data).decode("ascii"),
 }
 _BINARY = ("binary", "raw")
-_REASONS = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
-
-log = get_log()
-# What aiohttp itself would say of a broken request quotes it.
-_silent = logging.getLogger("qrng_gateway.rest.silent")
-_silent.disabled = True
 
 
 class RestApi:
@@ -66,8 +49,8 @@ class RestApi:
 
     def app(self) -> web.Application:
         """Return the application that serves this API."""
-        app = web.Application(middlewares=[_telling_errors], client_max_size=1)
-        app.on_response_prepare.append(_set_common_headers)
+        app = web.Application(middlewares=[telling_errors], client_max_size=1)
+        with_common_headers(app)
         app.router.add_get("/api/random", self._random, allow_head=False)
         app.router.add_get("/api/status", self._status, allow_head=False)
         app.router.add_get("/health", self._health)
@@ -99,101 +82,6 @@ class RestApi:
         if self._key_in_query:
             presented += request.query.getall("api_key", [])
         return self._access.client_with(presented)
-
-
-@asynccontextmanager
-async def serving_rest(
-    app: web.Application,
-    address: str,
-    *,
-    grace_s: float,
-    idle_s: float = IDLE_S,
-    max_connections: int = MAX_CONNECTIONS,
-    tls: ssl.SSLContext | None = None,
-) -> AsyncIterator[str]:
-    """Serve `app` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
-
-    Connections beyond `max_connections` are closed at once, others when they bring no whole request for
-    `idle_s` seconds. Leaving takes at most `grace_s` seconds: half of them for running requests to finish,
-    half for those that do not, to be told and to leave. Raises ConfigError when it cannot listen there.
-    """
-    host, port = host_and_port(address)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=_silent,
-        handler_cancellation=True,
-        shutdown_timeout=grace_s / 2,  # aiohttp waits twice: for the handler, then for its cancelled rest
-        keepalive_timeout=idle_s,
-        max_line_size=_MAX_LINE,
-    )
-    await runner.setup()
-    try:
-        try:
-            listener = await asyncio.get_running_loop().create_server(
-                _admitting(runner, max_connections), host, port, ssl=tls, reuse_port=False
-            )
-        except OSError as error:
-            raise ConfigError([f"{address}: cannot listen there ({error.strerror or type(error).__name__})"]) from None
-        bound = listener.sockets[0].getsockname()[1]
-        try:
-            yield f"{address.rpartition(':')[0]}:{bound}"
-        finally:
-            listener.close()
-    finally:
-        await runner.cleanup()
-
-
-class _TurnedAway(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close it."""
-        transport.close()
-
-
-def _admitting(runner: web.AppRunner, max_connections: int) -> Callable[[], asyncio.Protocol]:
-    """Return what makes a protocol for each new connection: the runner's while there is room."""
-    server = runner.server
-    assert server is not None, "a runner that is set up has a server"  # noqa: S101
-
-    def admit() -> asyncio.Protocol:
-        return server() if len(server.connections) < max_connections else _TurnedAway()
-
-    return admit
-
-
-@web.middleware
-async def _telling_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except QrngError as error:
-        return _error_response(error.http_status, error.reason, error.message, error.retry_after_s)
-    except web.HTTPException as error:
-        response = _error_response(error.status, _REASONS.get(error.status, "INVALID_ARGUMENT"), error.reason)
-        if hdrs.ALLOW in error.headers:
-            response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-        return response
-    except Exception as fault:  # the boundary: nothing of a fault of ours may travel, not even its text
-        log.error("request_failed", fault=type(fault).__name__)
-        return _error_response(500, QrngError.reason, "an internal fault; the server's log has the rest")
-
-
-async def _set_common_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers[hdrs.CACHE_CONTROL] = "no-store"
-    response.headers[hdrs.SERVER] = "qrng"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-
-
-def _error_response(status: int, reason: str, message: str, retry_after_s: float | None = None) -> web.Response:
-    error: dict[str, str | int] = {"reason": reason, "message": message}
-    headers = {}
-    if retry_after_s is not None:
-        error["retry_after_seconds"] = ceil(retry_after_s)
-        headers[hdrs.RETRY_AFTER] = str(ceil(retry_after_s))
-    if status == AuthenticationError.http_status:
-        headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
-    return web.json_response({"error": error}, status=status, headers=headers)
 
 
 def _single(request: web.Request, name: str) -> str | None:
@@ -257,12 +145,48 @@ def _status_body(status: GatewayStatus) -> dict[str, Any]:
             }
             for lane in status.lanes
         ],
-        "collectors": [
-            {"collector_id": c.collector_id, "epoch": c.epoch, "sequence": c.sequence, "silent_seconds": c.silent_s}
-            for c in status.collectors
+        "collectors": [_collector_body(collector) for collector in status.collectors],
+        "keys": [
+            {
+                "key_id": key.key_id,
+                "collector_id": key.collector_id,
+                "algorithm": ALGORITHM_NAMES[key.algorithm],
+                "state": key.state.value,
+                "last_used": _iso(key.last_used_ns),
+                "not_after": _iso(key.not_after_ns),
+            }
+            for key in status.keys
         ],
         "accounting": asdict(accounting),
     }
+
+
+def _collector_body(collector: CollectorStatus) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "collector_id": collector.collector_id,
+        "epoch": collector.epoch,
+        "sequence": collector.sequence,
+        "silent_seconds": collector.silent_s,
+        "last_heartbeat": _iso(collector.last_heartbeat_ns),
+    }
+    if collector.heartbeat is not None:
+        told = collector.heartbeat
+        body |= {
+            "queued_bytes": told.queued,
+            "overflow_bytes": told.overflow,
+            "expired_bytes": told.expired,
+            "in_doubt_bytes": told.in_doubt,
+            "sources": [
+                {
+                    "device_id": source.device_id,
+                    "source_class": source.source_class.value,
+                    "condition": source.condition.value,
+                    "fetched_bytes": source.fetched_bytes,
+                }
+                for source in told.sources
+            ],
+        }
+    return body
 
 
 def _iso(unix_ns: int | None) -> str | None:

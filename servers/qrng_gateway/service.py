@@ -20,15 +20,17 @@ from qrng_gateway.status import (
     Accounting,
     CollectorStatus,
     GatewayStatus,
+    KeyStatus,
     LaneStatus,
     Observer,
     State,
     Watermark,
 )
 from qrng_grpc.errors import InvalidRequestError
+from qrng_grpc.keys import ALGORITHM_NAMES, KeyState
 from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc
-from qrng_grpc.wire import CLASSES, CUSTODIES, PROCESSINGS, VERDICTS
+from qrng_grpc.wire import CLASSES, CUSTODIES, PROCESSINGS, VERDICTS, source_message
 
 Request = TypeVar(
     "Request",
@@ -172,6 +174,14 @@ _WATERMARKS = {
 }
 
 
+_KEY_STATES = {
+    KeyState.VALID: entropy_pb2.KeyStatus.STATE_VALID,
+    KeyState.NOT_YET_VALID: entropy_pb2.KeyStatus.STATE_NOT_YET_VALID,
+    KeyState.EXPIRED: entropy_pb2.KeyStatus.STATE_EXPIRED,
+    KeyState.REVOKED: entropy_pb2.KeyStatus.STATE_REVOKED,
+}
+
+
 def _status_reply(status: GatewayStatus) -> entropy_pb2.GetStatusResponse:
     return entropy_pb2.GetStatusResponse(
         state=_STATES[status.state],
@@ -183,6 +193,7 @@ def _status_reply(status: GatewayStatus) -> entropy_pb2.GetStatusResponse:
         watermark=_WATERMARKS[status.watermark],
         lanes=[_lane_message(lane) for lane in status.lanes],
         collectors=[_collector_message(collector) for collector in status.collectors],
+        keys=[_key_message(key) for key in status.keys],
         accounting=_accounting_message(status.accounting),
         served_claims=status.served_claims,
         waiting_claims=status.waiting_claims,
@@ -200,11 +211,31 @@ def _lane_message(lane: LaneStatus) -> entropy_pb2.LaneStatus:
 
 
 def _collector_message(collector: CollectorStatus) -> entropy_pb2.CollectorStatus:
-    return entropy_pb2.CollectorStatus(
+    message = entropy_pb2.CollectorStatus(
         collector_id=collector.collector_id,
         epoch=collector.epoch,
         sequence=collector.sequence,
         silent_seconds=collector.silent_s,
+    )
+    if collector.heartbeat is not None:
+        told = collector.heartbeat
+        message.last_heartbeat_ns = collector.last_heartbeat_ns or 0
+        message.queued_bytes = told.queued
+        message.overflow_bytes = told.overflow
+        message.expired_bytes = told.expired
+        message.in_doubt_bytes = told.in_doubt
+        message.sources.extend(map(source_message, told.sources))
+    return message
+
+
+def _key_message(key: KeyStatus) -> entropy_pb2.KeyStatus:
+    return entropy_pb2.KeyStatus(
+        key_id=key.key_id,
+        collector_id=key.collector_id,
+        algorithm=ALGORITHM_NAMES[key.algorithm],
+        state=_KEY_STATES[key.state],
+        last_used_ns=key.last_used_ns or 0,
+        not_after_ns=key.not_after_ns or 0,
     )
 
 

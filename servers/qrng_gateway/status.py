@@ -8,19 +8,28 @@ when bytes last arrived and how many claims a second are served.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from qrng_gateway.ingest import Ingest
+from qrng_gateway.ingest import CollectorView, Ingest
+from qrng_gateway.inspection import CORRUPT, REPEATED
+from qrng_gateway.lane import FOREVER_NS
 from qrng_gateway.pool import Pool
 from qrng_grpc import __version__
+from qrng_grpc.chunk import Heartbeat
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
-from qrng_grpc.labels import Processing, SourceClass
+from qrng_grpc.keys import Algorithm, KeyState
+from qrng_grpc.labels import Condition, Processing, SourceClass
 
 ARRIVING_S = 5.0
 """Bytes that arrived at most this long ago count as arriving."""
 SILENT_S = 30.0
-"""A collector that has not been heard for longer is worth a warning."""
+"""A collector that has not been heard for longer, by data or heartbeat, is worth a warning."""
+SPOILT_S = 3600.0
+"""How long chunks that were refused as corrupt or repeated are worth one."""
+KEY_ENDS_SOON_S = 7 * 86_400.0
+"""A signing key in use that ends sooner is worth a warning."""
 RATE_WINDOW_S = 60
 """Over how long claims per second are averaged."""
 
@@ -72,12 +81,29 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class CollectorStatus:
-    """A collector that has been heard, and how many seconds ago."""
+    """A collector that has been heard, how many seconds ago, and what its last heartbeat said.
+
+    The heartbeat's arrival is in nanoseconds of Unix time; both are None before the first.
+    """
 
     collector_id: str
     epoch: int
     sequence: int
     silent_s: float
+    heartbeat: Heartbeat | None
+    last_heartbeat_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """A signing key. Times in nanoseconds of Unix time; None: not used since start, without end."""
+
+    key_id: str
+    collector_id: str
+    algorithm: Algorithm
+    state: KeyState
+    last_used_ns: int | None
+    not_after_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +120,7 @@ class GatewayStatus:
     watermark: Watermark
     lanes: tuple[LaneStatus, ...]
     collectors: tuple[CollectorStatus, ...]
+    keys: tuple[KeyStatus, ...]
     accounting: Accounting
     served_claims: int
     waiting_claims: int
@@ -134,6 +161,8 @@ class Observer:
         self._claims: deque[tuple[int, int]] = deque([(self._started_ns, 0)])
         self._stored = 0
         self._arrived_ns: int | None = None
+        self._spoilt = 0
+        self._spoilt_ns: int | None = None
         self._draining = False
 
     def tick(self) -> None:
@@ -142,6 +171,9 @@ class Observer:
         if self._pool.counters.stored != self._stored:
             self._stored = self._pool.counters.stored
             self._arrived_ns = now_ns
+        if self._refused_as_spoilt() != self._spoilt:
+            self._spoilt = self._refused_as_spoilt()
+            self._spoilt_ns = now_ns
         if now_ns - self._claims[-1][0] >= NS_PER_S:
             self._claims.append((now_ns, self._pool.counters.claims))
         while now_ns - self._claims[0][0] > RATE_WINDOW_S * NS_PER_S and len(self._claims) > 1:
@@ -180,6 +212,7 @@ class Observer:
             watermark=watermark(self._pool.level, self._pool.capacity),
             lanes=self._lanes(),
             collectors=collectors,
+            keys=self._keys(),
             accounting=self.accounting(),
             served_claims=self._pool.counters.claims,
             waiting_claims=self._pool.waiting,
@@ -217,12 +250,53 @@ class Observer:
         )
 
     def _collectors(self) -> tuple[CollectorStatus, ...]:
-        return tuple(
-            CollectorStatus(
-                view.collector_id, view.epoch, view.sequence, self._seconds_since(view.last_heard_monotonic_ns)
-            )
-            for view in self._ingest.collectors()
+        return tuple(map(self._collector, self._ingest.collectors()))
+
+    def _collector(self, view: CollectorView) -> CollectorStatus:
+        return CollectorStatus(
+            view.collector_id,
+            view.epoch,
+            view.sequence,
+            self._seconds_since(view.last_heard_monotonic_ns),
+            view.heartbeat,
+            None if view.heartbeat is None else self._unix_ns(view.heartbeat_monotonic_ns),
         )
+
+    def _refused_as_spoilt(self) -> int:
+        return self._ingest.refused[CORRUPT] + self._ingest.refused[REPEATED]
+
+    def _keys(self) -> tuple[KeyStatus, ...]:
+        ring, now_ns = self._ingest.keys, self._clock.now_ns()
+        last_used_ns = ring.last_used_ns()
+        return tuple(
+            KeyStatus(
+                record.key_id,
+                record.collector_id,
+                record.algorithm,
+                record.state_at(now_ns),
+                last_used_ns.get(record.key_id),
+                record.not_after_ns,
+            )
+            for record in ring.records
+        )
+
+    def _key_warnings(self) -> Iterator[str]:
+        """Yield a warning for each collector that cannot sign, or soon cannot, with the key that it signs with."""
+        if self._ingest.keys_stale:
+            yield "the file of signing keys cannot be used; the last usable keys stay in force"
+        by_collector: dict[str, list[KeyStatus]] = {}
+        for key in self._keys():
+            by_collector.setdefault(key.collector_id, []).append(key)
+        for collector_id, keys in by_collector.items():
+            if all(key.state is not KeyState.VALID for key in keys):
+                yield f"collector {collector_id} has no signing key that is valid"
+                continue
+            used = max(keys, key=lambda key: (key.last_used_ns or 0, key.not_after_ns or FOREVER_NS))
+            if used.not_after_ns is not None and used.state in (KeyState.VALID, KeyState.EXPIRED):
+                left_s = (used.not_after_ns - self._clock.now_ns()) / NS_PER_S
+                if left_s <= KEY_ENDS_SOON_S:
+                    when = f"ends in {left_s / 86_400:.1f} days" if left_s > 0 else "has ended"
+                    yield f"signing key {used.key_id} of collector {collector_id} {when}"
 
     def _warnings(self, collectors: tuple[CollectorStatus, ...]) -> tuple[str, ...]:
         warnings = []
@@ -237,10 +311,14 @@ class Observer:
             warnings.append("no collector has been heard since start")
         silent = [collector for collector in collectors if collector.silent_s > SILENT_S]
         warnings += [f"collector {c.collector_id} has been silent for {c.silent_s:.0f} s" for c in silent]
+        warnings += _quarantined(collectors)
+        if self._seconds_since(self._spoilt_ns) <= SPOILT_S:
+            warnings.append("chunks with damaged or repeated data were refused within the last hour")
         # Under back-pressure a full pool takes nothing in, which is no reason to worry.
         stale_s = self._seconds_since(self._arrived_ns)
         if SILENT_S < stale_s < float("inf") and watermark(level, capacity) is not Watermark.CRITICAL:
             warnings.append(f"no bytes have arrived for {stale_s:.0f} s")
+        warnings += self._key_warnings()
         return tuple(warnings)
 
     def _claims_per_s(self) -> float:
@@ -248,11 +326,22 @@ class Observer:
         return (self._pool.counters.claims - claims) / max(1.0, self._seconds_since(since_ns))
 
     def _last_arrival_ns(self) -> int | None:
-        if self._arrived_ns is None:
-            return None
-        return self._clock.now_ns() - (self._clock.monotonic_ns() - self._arrived_ns)
+        return None if self._arrived_ns is None else self._unix_ns(self._arrived_ns)
+
+    def _unix_ns(self, monotonic_ns: int) -> int:
+        return self._clock.now_ns() - (self._clock.monotonic_ns() - monotonic_ns)
 
     def _seconds_since(self, monotonic_ns: int | None) -> float:
         if monotonic_ns is None:
             return float("inf")
         return (self._clock.monotonic_ns() - monotonic_ns) / NS_PER_S
+
+
+def _quarantined(collectors: tuple[CollectorStatus, ...]) -> list[str]:
+    return [
+        f"source {source.device_id} of collector {collector.collector_id} is in quarantine"
+        for collector in collectors
+        if collector.heartbeat is not None
+        for source in collector.heartbeat.sources
+        if source.condition is Condition.QUARANTINED
+    ]

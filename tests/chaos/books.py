@@ -9,10 +9,11 @@ from typing import Any
 import grpc.aio
 
 from qrng_client.status import Accounting
+from qrng_grpc.chunk import Chunk, Heartbeat
+from qrng_grpc.testing.relay import RecordedCall
 from qrng_grpc.v1.push_pb2 import PushChunksRequest
 from qrng_grpc.wire import decode_chunk
-from tests.chaos.relay import RecordedCall
-from tests.programs import CHUNK_BYTES, Laboratory
+from tests.programs import Laboratory
 
 MOST_RESENDS = 20
 """How often a chunk may be sent before we call it "for ever"; the waits of a fast collector add up to seconds."""
@@ -56,14 +57,18 @@ def before_start(books: Accounting) -> int:
 
 
 def identities(calls: list[RecordedCall]) -> list[tuple[int, int]]:
-    """Return epoch and sequence of every chunk in `calls`, as often as it was sent."""
-    chunks = [decode_chunk(PushChunksRequest.FromString(r).signed_chunk.chunk) for c in calls for r in c.requests]
-    return [(chunk.identity.epoch, chunk.identity.sequence) for chunk in chunks]
+    """Return epoch and sequence of every chunk and heartbeat in `calls`, as often as it was sent."""
+    return [_place(one) for one in _sent(calls)]
+
+
+def sent_bytes(calls: list[RecordedCall]) -> int:
+    """Return the bytes of the chunks in `calls`, each counted as often as it was sent."""
+    return sum(len(one.block) for one in _sent(calls) if isinstance(one, Chunk))
 
 
 def distinct_bytes(calls: list[RecordedCall]) -> int:
     """Return the bytes of the chunks in `calls`, each counted once."""
-    return len(set(identities(calls))) * CHUNK_BYTES
+    return sum({_place(one): len(one.block) for one in _sent(calls) if isinstance(one, Chunk)}.values())
 
 
 def check_not_for_ever(calls: list[RecordedCall]) -> None:
@@ -79,10 +84,18 @@ def check_gateway_line(line: dict[str, Any]) -> None:
 
 def check_collector_line(line: dict[str, Any]) -> None:
     """Check that a collector's books balance."""
-    parts = ("disposed", "queued", "expired", "overflow", "in_doubt", "dropped_at_shutdown")
-    assert line["captured"] == sum(line[part] for part in parts)
+    parts = ("disposed", "queued", "expired", "overflow", "in_doubt", "dropped_at_shutdown", "spooled")
+    assert line["captured"] + line["recovered"] == sum(line[part] for part in parts)
 
 
 def taken(line: dict[str, Any], *, replayed: int = 0) -> int:
     """Return the bytes a gateway disposed of, without those it refused when calls were `replayed`."""
     return int(line["stored"] + sum(line["refused"].values()) - replayed)
+
+
+def _sent(calls: list[RecordedCall]) -> list[Chunk | Heartbeat]:
+    return [decode_chunk(PushChunksRequest.FromString(r).signed_chunk.chunk) for c in calls for r in c.requests]
+
+
+def _place(one: Chunk | Heartbeat) -> tuple[int, int]:
+    return one.identity.epoch, one.identity.sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource, ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
+from qrng_grpc.testing.relay import relaying
 from tests.chaos.books import check_collector_line, check_gateway_line, replay
-from tests.chaos.relay import relaying
 from tests.integration.fronts import until
 from tests.ledger import Ledger
 from tests.programs import CHUNK_BYTES, PUSH_METHOD, Laboratory, disposed_count, free_address
@@ -183,7 +184,7 @@ async def test_a_gateway_that_drains(lab: Laboratory) -> None:
     async with lab.gateway() as gateway, grpc.aio.insecure_channel(lab.push_address) as channel:
         push: Any = channel.stream_unary(PUSH_METHOD)
         counted, empty = push(), push()
-        await counted.write(lab.signed(bytes(CHUNK_BYTES), epoch=1, sequence=1))
+        await counted.write(lab.signed(os.urandom(CHUNK_BYTES), epoch=1, sequence=1))
         await empty.wait_for_connection()
         await lab.settled(lambda books: books.stored_bytes == CHUNK_BYTES)
         gateway.ask_to_end()

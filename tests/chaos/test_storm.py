@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from qrng_grpc.errors import QrngError
+from qrng_grpc.testing.relay import Relay, relaying
 from tests.chaos.books import check_collector_line, check_gateway_line, check_not_for_ever, replay
-from tests.chaos.relay import Relay, relaying
 from tests.ledger import WORD_BYTES, Ledger
 from tests.programs import Laboratory, free_address
 

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 SERVERS = frozenset(path.name for path in (ROOT / "servers").iterdir() if path.name.startswith("qrng_"))
 CLIENTS = frozenset(path.name for path in (ROOT / "clients").iterdir() if path.name.startswith("qrng_"))
 MODULES = [
-    *(ROOT / "qrng_grpc").rglob("*.py"),
-    *(module for package in SERVERS for module in (ROOT / "servers" / package).rglob("*.py")),
-    *(module for package in CLIENTS for module in (ROOT / "clients" / package).rglob("*.py")),
+    *sorted((ROOT / "qrng_grpc").rglob("*.py")),
+    *(module for package in sorted(SERVERS) for module in sorted((ROOT / "servers" / package).rglob("*.py"))),
+    *(module for package in sorted(CLIENTS) for module in sorted((ROOT / "clients" / package).rglob("*.py"))),
 ]
 ALLOWED_ACROSS = {("qrng_mcp", "qrng_client")}
 """Servers that are clients of a gateway themselves."""

@@ -13,11 +13,15 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from qrng_grpc.chunk import Heartbeat
 from qrng_grpc.compat.qr_entropy_pb2_grpc import EntropyServiceStub as QrEntropyStub
 from qrng_grpc.compat.quantum_rng_pb2_grpc import QuantumRNGStub
 from qrng_grpc.error_details import STATUS_KEY
 from qrng_grpc.testing.gateway import RunningGateway
+from qrng_grpc.v1.chunk_pb2 import SignedChunk
 from qrng_grpc.v1.entropy_pb2_grpc import EntropyServiceStub
+from qrng_grpc.v1.push_pb2 import PushChunksRequest
+from qrng_grpc.wire import encode_heartbeat
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,14 @@ async def refused(call: Any) -> Refusal:
         else:
             await call
     return refusal_of(caught.value)
+
+
+def signed_heartbeat(gateway: RunningGateway, heartbeat: Heartbeat) -> PushChunksRequest:
+    """Sign `heartbeat` with the gateway's key."""
+    serialised, record = encode_heartbeat(heartbeat), gateway.key_record
+    return PushChunksRequest(
+        signed_chunk=SignedChunk(chunk=serialised, key_id=record.key_id, signature=record.sign(serialised))
+    )
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -194,7 +194,7 @@ async def test_every_fate_has_its_counter(tmp_path: Path, http: aiohttp.ClientSe
     lifetime: dict[str, Any] = {
         "best_class": SourceClass.SIMULATED,
         "buffer_ttl": 1.5,
-        "clock_tolerance": 0.3,
+        "clock_tolerance": 1.0,
         "buffer_size": 1 << 20,
     }
     async with running_gateway(**lifetime) as gateway:

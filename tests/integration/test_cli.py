@@ -166,6 +166,8 @@ async def test_interrupted_stream(shell: Shell) -> None:
             env=shell.environ | {"QR_GRPC_API_KEY": patient.api_key},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            # Tests that run in the background inherit a Ctrl-C that is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None
         await process.stdout.readexactly(100)

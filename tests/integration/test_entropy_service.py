@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
 import pytest
 
-from qrng_grpc.chunk import BlockLabel
+from qrng_grpc.chunk import BlockLabel, Heartbeat, Identity, SourceState
 from qrng_grpc.clock import NS_PER_S
-from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import running_gateway
 from qrng_grpc.v1.entropy_pb2 import (
@@ -30,7 +31,7 @@ from qrng_grpc.v1.labels_pb2 import (
     SOURCE_CLASS_QUANTUM,
     SOURCE_CLASS_SIMULATED,
 )
-from tests.integration.fronts import Front, open_front, refused, until
+from tests.integration.fronts import Front, open_front, refused, signed_heartbeat, until
 
 NO_KEYS = [
     (),
@@ -381,7 +382,7 @@ async def test_the_largest_message_reaches_a_default_client(front: Front) -> Non
 
 async def test_no_byte_is_given_twice_to_clients_of_every_kind(front: Front) -> None:
     """Concurrent calls of all kinds together receive each pushed byte once."""
-    words = [n.to_bytes(8, "big") for n in range(4096)]
+    words = [os.urandom(6) + n.to_bytes(2, "big") for n in range(4096)]
     await front.gateway.push(b"".join(words))
 
     async def unary() -> list[bytes]:
@@ -419,6 +420,29 @@ async def test_status_says_what_is_there_and_where_the_rest_went(front: Front) -
     assert [c.collector_id for c in status.collectors] == [front.gateway.collector_id]
     assert (status.accounting.stored_bytes, status.accounting.served_bytes) == (5_000_000, 1000)
     assert not status.warnings
+
+
+async def test_status_shows_the_heartbeats_of_collectors(front: Front) -> None:
+    """What a collector says of itself reaches GetStatus as it was signed."""
+    gateway = front.gateway
+    await gateway.push(os.urandom(100))
+    status = await front.entropy.GetStatus(GetStatusRequest(), metadata=front.key)
+    assert status.collectors[0].last_heartbeat_ns == 0
+    states = tuple(SourceState(f"dev-{n}", SourceClass.HARDWARE, condition, n) for n, condition in enumerate(Condition))
+    identity = Identity(gateway.collector_id, gateway.pool_id, gateway.epoch, 9)
+    told = Heartbeat(identity, time.time_ns(), states, queued=1, overflow=2, expired=3, in_doubt=4)
+    assert await gateway.push_signed([signed_heartbeat(gateway, told)]) == 1
+    status = await front.entropy.GetStatus(GetStatusRequest(), metadata=front.key)
+    (collector,) = status.collectors
+    numbers = (collector.queued_bytes, collector.overflow_bytes, collector.expired_bytes, collector.in_doubt_bytes)
+    assert numbers == (1, 2, 3, 4)
+    assert [(s.device_id, s.source_class, s.condition, s.fetched_bytes) for s in collector.sources] == [
+        ("dev-0", 2, 1, 0),
+        ("dev-1", 2, 2, 1),
+        ("dev-2", 2, 3, 2),
+    ]
+    assert 0 <= time.time_ns() - collector.last_heartbeat_ns < 60e9
+    assert f"source dev-2 of collector {gateway.collector_id} is in quarantine" in status.warnings
 
 
 async def test_status_tells_refused_bytes_by_reason(front: Front) -> None:

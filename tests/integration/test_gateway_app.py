@@ -21,7 +21,7 @@ from qrng_gateway.calls import MALFORMED, Streams, register, telling_errors
 from qrng_grpc.chunk import MAX_CHUNK_BYTES
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError, DrainingError, StateError
-from qrng_grpc.serving import MAX_CONNECTIONS, Grace, new_server, serving_grpc
+from qrng_grpc.serving import Grace, new_server, serving_grpc
 from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import running_gateway
 from qrng_grpc.v1 import push_pb2, push_pb2_grpc
@@ -180,15 +180,16 @@ async def test_grace_runs_from_its_beginning_and_is_shared() -> None:
     assert grace.left_s == 0
 
 
-@pytest.mark.parametrize("listener", ["client_address", "push_address"])
+@pytest.mark.parametrize("listener", ["client_address", "push_address", "rest_address"])
 async def test_connections_are_bounded(listener: str) -> None:
     """One connection too many, which needs no key, is closed at once, and those that are open stay."""
-    async with running_gateway() as gateway:
-        host, port = host_and_port(getattr(gateway, listener))
-        streams = [await asyncio.open_connection(host, port) for _ in range(MAX_CONNECTIONS + 1)]
+    most = 20
+    async with running_gateway(max_connections=most) as gateway:
+        host, port = host_and_port(getattr(gateway.gateway, listener))
+        streams = [await asyncio.open_connection(host, port) for _ in range(most + 1)]
         ends = [asyncio.create_task(reader.read()) for reader, _ in streams]
         closed, open_ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        assert (len(closed), len(open_)) == (1, MAX_CONNECTIONS)
+        assert (len(closed), len(open_)) == (1, most)
         for _, writer in streams:
             writer.close()
         await asyncio.wait(ends)

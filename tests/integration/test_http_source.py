@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hashlib
 import socket
+import ssl
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from pydantic import SecretStr
 
+from qrng_grpc.certs import Authority, collector_uri
 from qrng_grpc.errors import SourceError
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources.http import HttpSource
+from qrng_grpc.sources.presets import PRESETS
 from qrng_grpc.testing import ManualClock, Misbehaviour, QuantisAppliance
 
 
@@ -92,7 +99,7 @@ async def test_other_certificate_is_refused(appliance: QuantisAppliance) -> None
             texts.append(str(await failure_of(source)))
             await source.close()
     assert "fingerprint" in texts[0]
-    assert texts[1] == texts[2] == "the certificate of the appliance cannot be verified"
+    assert texts[1] == texts[2] == "the certificate of the source cannot be verified"
     assert appliance.requests == 0
 
 
@@ -130,9 +137,9 @@ def _relay_to(url: str) -> Any:
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("html", "a document, not with raw bytes"),
-        ("short", "announced 32 bytes where 64"),
-        ("long", "sent more where 64"),
+        ("html", "a document, not with random bytes"),
+        ("short", "holds 32 bytes where 64"),
+        ("long", "longer than any answer"),
         ("status_429", "status 429"),
         ("status_503", "status 503"),
         ("reset", "broke off"),
@@ -199,7 +206,7 @@ async def test_nothing_of_the_answer_is_passed_on(
     garbled = HttpSource(await _answering(b"NOT HTTP AT ALL\r\n\r\n"), source_class=SourceClass.QUANTUM, device_id="q")
     failure = await failure_of(garbled)
     await garbled.close()
-    assert str(failure) == "the answer of the appliance is not HTTP"
+    assert str(failure) == "the answer of the source is not HTTP"
     assert failure.__context__ is None
 
 
@@ -236,11 +243,11 @@ async def _answering(answer: bytes) -> str:
         (b"HTTP/1.1 206 Partial\r\nContent-Length: 4\r\n\r\nabcd", "status 206"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", "document"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\n[1 ]", "document"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde", "announced 5"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde", "announced a longer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc", "broke off"),
-        (b"HTTP/1.1 200 OK\r\n\r\nabc", "only 3"),
-        (b"HTTP/1.1 200 OK\r\n\r\n", "only 0"),
-        (b"HTTP/1.1 200 OK\r\n\r\nabcde", "more"),
+        (b"HTTP/1.1 200 OK\r\n\r\nabc", "holds 3 bytes"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "holds 0 bytes"),
+        (b"HTTP/1.1 200 OK\r\n\r\nabcde", "longer"),
         (b"", "broke off"),
     ],
 )
@@ -256,7 +263,7 @@ async def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     source = HttpSource(f"https://127.0.0.1:{port}", source_class=SourceClass.QUANTUM, device_id="q")
-    assert str(await failure_of(source)) == "no connection to the appliance"
+    assert str(await failure_of(source)) == "no connection to the source"
     await source.close()
 
 
@@ -264,7 +271,7 @@ async def test_plain_server_behind_https() -> None:
     """A server that does not speak TLS is a SourceError."""
     url = (await _answering(b"HTTP/1.1 200 OK\r\n\r\n")).replace("http:", "https:")
     source = HttpSource(url, source_class=SourceClass.QUANTUM, device_id="q")
-    assert str(await failure_of(source)) == "no TLS connection to the appliance"
+    assert str(await failure_of(source)) == "no TLS connection to the source"
     await source.close()
 
 
@@ -330,3 +337,126 @@ async def test_certificate_ends_with_the_appliance() -> None:
         assert appliance.ca_file.exists()
         assert [path.name for path in appliance.ca_file.parent.iterdir()] == ["certificate.pem"]
     assert not appliance.ca_file.parent.exists()
+
+
+async def _providing(answer: Callable[[web.Request], web.StreamResponse], **site: Any) -> str:
+    """Serve `answer` to every request until the test ends. Returns the base URL."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return answer(request)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    _RUNNERS.append(runner)
+    await web.TCPSite(runner, "127.0.0.1", 0, **site).start()
+    scheme = "https" if site else "http"
+    return f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
+
+
+_RUNNERS: list[web.AppRunner] = []
+
+
+@pytest.fixture(autouse=True)
+async def _providers_end() -> AsyncIterator[None]:
+    yield
+    while _RUNNERS:
+        await _RUNNERS.pop().cleanup()
+
+
+async def test_vault_is_asked_as_it_wants() -> None:
+    """A preset's method, path, headers, key and body arrive, and its JSON is read."""
+    asked: list[Any] = []
+
+    def answer(request: web.Request) -> web.StreamResponse:
+        asked.append((request.method, request.path, request.headers["X-Vault-Token"], request.headers["Accept"]))
+        size = int(request.path.rsplit("/", 1)[1])
+        return web.json_response({"data": {"random_bytes": bytes(range(size)).hex()}})
+
+    source = HttpSource(
+        await _providing(answer),
+        source_class=SourceClass.OPERATING_SYSTEM,
+        device_id="vault",
+        provider=PRESETS["vault"],
+        key=SecretStr("s.token"),
+    )
+    assert await source.read(32) == bytes(range(32))
+    assert asked == [("POST", "/v1/sys/tools/random/32", "s.token", "application/json")]
+    await source.close()
+
+
+async def test_a_read_takes_as_many_requests_as_it_needs() -> None:
+    """pollen gives 64 bytes a request, each to a challenge of its own; what is over is dropped."""
+    challenges: list[str] = []
+
+    def answer(request: web.Request) -> web.StreamResponse:
+        challenge = request.query["challenge"]
+        challenges.append(challenge)
+        proof = hashlib.sha512(challenge.encode()).hexdigest()
+        return web.Response(text=f"{proof}\n{bytes([len(challenges)] * 64).hex()}\n")
+
+    source = HttpSource(
+        await _providing(answer),
+        source_class=SourceClass.OPERATING_SYSTEM,
+        device_id="pollen",
+        provider=PRESETS["pollen"],
+    )
+    assert await source.read(100) == b"\x01" * 64 + b"\x02" * 36
+    assert len(set(challenges)) == 2
+    assert "1 to 4096 bytes a read" in str(await failure_of(source, 4097))
+    await source.close()
+
+
+async def test_the_time_limit_is_for_the_whole_read() -> None:
+    """Requests that each stay within it, and bytes that drip, do not add up to more than the limit."""
+    async with QuantisAppliance() as appliance:
+        source = source_of(appliance, timeout_s=0.3)
+        appliance.fail_next("slow_drip")
+        assert "did not answer in time" in str(await failure_of(source))
+        await source.close()
+
+
+async def test_endless_answers_are_not_read_to_their_end() -> None:
+    """Of a document that goes on and on no more is taken than any answer could have."""
+    endless = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + b'{"qrn":"' + b"0" * 200_000
+    source = HttpSource(
+        await _answering(endless),
+        source_class=SourceClass.QUANTUM,
+        device_id="lfd",
+        provider=dataclasses.replace(PRESETS["lfd"], url="{base}/{bytes}", base=None),
+    )
+    assert "longer than any answer" in str(await failure_of(source, 16))
+    await source.close()
+
+
+async def test_an_expired_certificate_is_refused_unless_pinned() -> None:
+    """A CA bundle admits nothing that has run out; a fingerprint replaces dates, as documented."""
+    async with QuantisAppliance(expired=True) as appliance:
+        checked, pinned = source_of(appliance), source_of(appliance, fingerprint=appliance.fingerprint)
+        assert "cannot be verified" in str(await failure_of(checked))
+        assert len(await pinned.read(16)) == 16
+        await checked.close()
+        await pinned.close()
+
+
+async def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
+    """A provider that asks for a certificate sees ours, and turns away who shows none."""
+    authority, ours = Authority.create("providers"), Authority.create("laboratory")
+    (tmp_path / "ca.pem").write_bytes(authority.issued.certificate)
+    (tmp_path / "ours.pem").write_bytes(ours.issued.certificate)
+    authority.server(["127.0.0.1"]).save(tmp_path / "server.pem", tmp_path / "server.key")
+    ours.client(collector_uri("lab")).save(tmp_path / "client.pem", tmp_path / "client.key")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tmp_path / "ours.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    url = await _providing(lambda request: web.Response(body=bytes(int(request.query["size"]))), ssl_context=context)
+    common: dict[str, Any] = {"source_class": SourceClass.QUANTUM, "device_id": "q", "ca_file": tmp_path / "ca.pem"}
+    shown: dict[str, Any] = {"client_cert_file": tmp_path / "client.pem", "client_key_file": tmp_path / "client.key"}
+    known, unknown = HttpSource(url, **common, **shown), HttpSource(url, **common)
+    assert await known.read(8) == bytes(8)
+    await failure_of(unknown)
+    await known.close()
+    await unknown.close()
+    with pytest.raises(ValueError, match="give no fingerprint"):
+        HttpSource(url, source_class=SourceClass.QUANTUM, device_id="q", fingerprint="00" * 32, **shown)

@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,14 +18,15 @@ from structlog.testing import capture_logs
 
 from qrng_gateway.access import Access
 from qrng_gateway.dispenser import Dispenser
-from qrng_gateway.rest import RestApi, serving_rest
+from qrng_gateway.rest import RestApi
 from qrng_gateway.status import GatewayStatus
-from qrng_grpc.chunk import BlockLabel
+from qrng_grpc.chunk import BlockLabel, Heartbeat, Identity, SourceState
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.labels import SourceClass
+from qrng_grpc.http_serving import serving_http
+from qrng_grpc.labels import Condition, SourceClass
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
-from tests.integration.fronts import Front, until
+from tests.integration.fronts import Front, signed_heartbeat, until
 
 Reply = tuple[int, dict[str, str], bytes]
 
@@ -183,6 +185,66 @@ async def test_no_key_is_logged(
     assert key not in "".join(capfd.readouterr())
 
 
+async def sent_raw(gateway: RunningGateway, request: bytes) -> bytes:
+    """Send bytes that need not be HTTP; return all that comes back until the gateway closes the connection."""
+    reader, writer = await asyncio.open_connection(*host_and_port(gateway.gateway.rest_address))
+    writer.write(request)
+    reply = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return reply
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"GET /api/random?bytes=4&api_key=%s HTTP/9.9",
+        b"GET http://[%s/ HTTP/1.1",
+        b"GET /health HTTP/1.1\r\nContent-Length: -1\r\nX-Key: %s",
+        b"GET /?api_key=%s&x=" + b"x" * 9000 + b" HTTP/1.1",
+        b"\x16\x03\x01%s",
+        b"GET /api/random?bytes=4&api_key=%s HTTP/1.1\r\nTransfer-Encoding: nonsense",
+    ],
+)
+async def test_a_broken_request_is_refused_in_our_words(front: Front, request_line: bytes) -> None:
+    """What is no HTTP is 400 with our JSON, and nothing of it comes back, not even where it holds a key."""
+    key = front.gateway.api_key.encode()
+    reply = await sent_raw(front.gateway, request_line % key + b"\r\nHost: x\r\n\r\n")
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert b" 400 " in head.splitlines()[0]
+    assert json.loads(body)["error"]["reason"] == "INVALID_ARGUMENT"
+    assert b"cache-control: no-store" in head.lower()
+    assert key not in reply
+    assert b"aiohttp" not in reply
+
+
+@pytest.mark.parametrize("end", [b"", b" HTTP/0.9"])
+async def test_http_0_9_is_refused(front: Front, end: bytes) -> None:
+    """A request without a version, or of 0.9, takes nothing, with the right key either."""
+    await front.gateway.push(os.urandom(100))
+    line = b"GET /api/random?bytes=4&api_key=%s" % front.gateway.api_key.encode()
+    reply = await sent_raw(front.gateway, line + end + b"\r\n\r\n")
+    assert b" 400 " in reply.splitlines()[0]
+    assert front.gateway.gateway.pool.counters.served == 0
+
+
+async def test_status_shows_what_a_collector_says_of_itself(front: Front, http: aiohttp.ClientSession) -> None:
+    """A heartbeat's numbers and source states stand in /api/status, and a source in quarantine among the warnings."""
+    gateway = front.gateway
+    identity = Identity(gateway.collector_id, gateway.pool_id, gateway.epoch, 1)
+    ill = SourceState("dev-1", SourceClass.HARDWARE, Condition.QUARANTINED, 4)
+    await gateway.push_signed([signed_heartbeat(gateway, Heartbeat(identity, time.time_ns(), (ill,), queued=5))])
+    _, _, body = await get(http, gateway, "/api/status")
+    status = json.loads(body)
+    (collector,) = status["collectors"]
+    assert collector["queued_bytes"] == 5
+    assert collector["sources"] == [
+        {"device_id": "dev-1", "source_class": "hardware", "condition": "quarantined", "fetched_bytes": 4}
+    ]
+    assert collector["last_heartbeat"].startswith("20")
+    assert f"source dev-1 of collector {gateway.collector_id} is in quarantine" in status["warnings"]
+
+
 async def test_a_short_pool_is_503_with_retry_after(front: Front, http: aiohttp.ClientSession) -> None:
     """Retry-After is whole seconds, rounded up, and stands in the body too."""
     status, reason, headers = await refusal(http, front.gateway, "/api/random?bytes=5")
@@ -279,7 +341,7 @@ async def test_a_fault_of_ours_tells_nothing(front: Front, http: aiohttp.ClientS
     dispenser = Dispenser(front.gateway.gateway.pool, least_class=SourceClass.QUANTUM, max_wait_s=0)
     api = RestApi(access, dispenser, BrokenObserver(), limit=1, key_in_query=False)  # type: ignore[arg-type]
     with capture_logs() as logs:
-        async with serving_rest(api.app(), "127.0.0.1:0", grace_s=1) as address:
+        async with serving_http(api.app(), "127.0.0.1:0", grace_s=1) as address:
             headers = bearer(front.gateway)
             async with http.get(f"http://{address}/api/status", headers=headers) as response:
                 assert response.status == 500
@@ -294,7 +356,7 @@ async def own_rest(front: Front, **settings: Any) -> AsyncIterator[str]:
     access = Access([front.gateway.api_key])
     dispenser = Dispenser(gateway.pool, least_class=SourceClass.QUANTUM, max_wait_s=0)
     api = RestApi(access, dispenser, gateway.observer, limit=1, key_in_query=False)
-    async with serving_rest(api.app(), "127.0.0.1:0", grace_s=1, **settings) as address:
+    async with serving_http(api.app(), "127.0.0.1:0", grace_s=1, **settings) as address:
         yield address
 
 

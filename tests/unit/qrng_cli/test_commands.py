@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from qrng_grpc.errors import (
     UnsupportedError,
     WeakerSourceError,
 )
+from qrng_grpc.key_files import read_key_file
 
 SECRET = "s" * 40
 GATEWAY = """
@@ -180,6 +182,36 @@ def test_keygen() -> None:
     assert len(api) == len(hmac) == 5
     assert all(len(key) >= 43 for key in api)
     assert all(len(bytes.fromhex(key)) == 32 for key in hmac)
+    assert len(bytes.fromhex(qrng("keygen", "--kind", "spool").output)) == 32
+
+
+ED25519 = ("keygen", "--kind", "ed25519", "--id", "key-b", "--collector", "lab", "--pool", "p1", "--pool", "p2")
+
+
+def test_keygen_makes_a_pair(tmp_path: Path) -> None:
+    """The private file is the collector's as it is; what is printed is the gateway's record, without a private key."""
+    private_file, public_file = tmp_path / "private.yaml", tmp_path / "public.yaml"
+    made = qrng(*ED25519, "--best-class", "hardware", "--out", str(private_file))
+    assert made.exit_code == 0
+    public_file.touch(mode=0o600)
+    public_file.write_text("keys:\n" + made.stdout)
+    (signer,), (verifier,) = read_key_file(private_file), read_key_file(public_file)
+    assert stat.S_IMODE(private_file.stat().st_mode) == 0o600
+    assert signer.secret.hex() not in made.output
+    assert (signer.can_sign, verifier.can_sign) == (True, False)
+    assert verifier.verifies(b"chunk", signer.sign(b"chunk"))
+    assert (verifier.key_id, verifier.collector_id, verifier.pool_ids) == ("key-b", "lab", {"p1", "p2"})
+    again = qrng(*ED25519, "--best-class", "hardware", "--out", str(private_file))
+    assert again.exit_code != 0
+    assert read_key_file(private_file) == (signer,)
+
+
+def test_keygen_refuses_what_would_make_no_key(tmp_path: Path) -> None:
+    """A pair needs all that belongs to its record; the other kinds need none of it."""
+    assert "--out, --best-class: required" in qrng(*ED25519).output
+    bad = qrng(*ED25519, "--id", "../x", "--best-class", "hardware", "--out", str(tmp_path / "private.yaml"))
+    assert (bad.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert qrng("keygen", "--kind", "hmac", "--id", "key").exit_code == 2
 
 
 def test_config_check_ok(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from qrng_collector.backoff import Backoff
 from qrng_collector.config import ENV_PREFIX, CollectorConfig, RetryPolicy
-from qrng_collector.sources import make_sources
+from qrng_collector.sources import make_readers
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Custody, SourceClass
@@ -55,15 +55,16 @@ def test_the_defaults_read_the_operating_system() -> None:
         30,
         5,
     )
-    assert config.key_record.secret == SECRET.encode()
-    assert config.key_record.pool_ids == {"pool"}
+    assert config.key_records[0].secret == SECRET.encode()
+    assert config.key_records[0].pool_ids == {"pool"}
 
 
 def test_what_has_no_safe_default_is_required_and_reported_at_once() -> None:
     """Keys, ids, class, gateway and state: seven mistakes, one report."""
     with pytest.raises(ConfigError) as caught:
         load(CollectorConfig, prefix=ENV_PREFIX, environ={})
-    assert sorted(caught.value.mistakes) == sorted(f"{name.lower()}: required" for name in REQUIRED)
+    wanted = [f"{name.lower()}: required" for name in REQUIRED.keys() - {"POOL_ID", "PUSH_URL"}]
+    assert sorted(caught.value.mistakes) == sorted([*wanted, "pools: required, or pool_id and push_url"])
 
 
 def test_every_mistake_is_reported_at_once() -> None:
@@ -138,7 +139,7 @@ async def test_a_ca_file_and_a_fingerprint_exclude_each_other() -> None:
 def test_a_bare_key_is_not_shown() -> None:
     """Neither the settings nor the key record show the secret."""
     config = loaded()
-    assert SECRET not in repr(config) + str(config) + repr(config.key_record)
+    assert SECRET not in repr(config) + str(config) + repr(config.key_records[0])
 
 
 def test_plaintext_beyond_loopback_must_be_allowed_in_words() -> None:
@@ -152,13 +153,13 @@ def test_both_settings_name_appliances(tmp_path: Path) -> None:
     """Each address is one source with an id of its own; the same address twice is one."""
     config = loaded(**HTTP, APPLIANCE_URL="https://q1", APPLIANCE_URLS="https://q2, https://q1", DEVICE_ID="quantis")
     assert config.all_appliance_urls == ("https://q1", "https://q2")
-    assert [source.label.device_ids for source in make_sources(config, tmp_path)] == [("quantis-1",), ("quantis-2",)]
+    assert [reader.label.device_ids for reader in make_readers(config, tmp_path)] == [("quantis-1",), ("quantis-2",)]
 
 
 def test_a_custody_nobody_stated_is_not_promised(tmp_path: Path) -> None:
     """Bytes that came over a network are REMOTE unless the operator says otherwise."""
-    (remote,) = make_sources(loaded(**HTTP, APPLIANCE_URL="https://q1"), tmp_path)
-    (local,) = make_sources(
+    (remote,) = make_readers(loaded(**HTTP, APPLIANCE_URL="https://q1"), tmp_path)
+    (local,) = make_readers(
         loaded(**HTTP, APPLIANCE_URL="https://q1", SOURCE_CUSTODY="local", APPLIANCE_FINGERPRINT=":".join(["AB"] * 32)),
         tmp_path,
     )
@@ -176,9 +177,9 @@ async def test_each_kind_of_source_is_made_with_its_label(
     settings: dict[str, str], device_id: str, source_class: SourceClass, tmp_path: Path
 ) -> None:
     """The label says what the settings say, or what the kind fixes."""
-    (source,) = make_sources(loaded(**settings), tmp_path)
-    assert (source.label.device_ids, source.label.source_class) == ((device_id,), source_class)
-    await source.close()
+    (reader,) = make_readers(loaded(**settings), tmp_path)
+    assert (reader.label.device_ids, reader.label.source_class) == ((device_id,), source_class)
+    await reader.close()
 
 
 def test_every_setting_is_described() -> None:

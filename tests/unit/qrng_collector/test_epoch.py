@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qrng_collector.epoch import next_epoch
+from qrng_collector.epoch import keep_epoch, next_epoch
 from qrng_grpc.errors import StateError
 
 
@@ -35,3 +35,12 @@ def test_an_epoch_that_cannot_be_kept_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "epoch~").mkdir()
     with pytest.raises(StateError, match="cannot be written"):
         next_epoch(tmp_path, 1_700)
+
+
+def test_an_epoch_kept_elsewhere_goes_on_unless_a_later_one_began(tmp_path: Path) -> None:
+    """A state directory that knows less learns it; one that knows better says so."""
+    assert keep_epoch(tmp_path, 7)
+    assert keep_epoch(tmp_path, 7)
+    assert next_epoch(tmp_path, 1) == 8
+    assert not keep_epoch(tmp_path, 7)
+    assert next_epoch(tmp_path, 1) == 9

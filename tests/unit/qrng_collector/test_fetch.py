@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from qrng_collector.config import CollectorConfig, RetryPolicy
 from qrng_collector.fetch import Fetcher
 from qrng_collector.queue import ChunkQueue
+from qrng_collector.sources import plain_readers
 from qrng_grpc.chunk import Block
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import SourceError
@@ -48,7 +49,8 @@ def queue(capacity: int = 1024, *, drop_oldest: bool = True) -> ChunkQueue:
 async def fetching(
     source: EntropySource, into: ChunkQueue, settings: CollectorConfig, clock: Clock = SYSTEM_CLOCK
 ) -> AsyncIterator[asyncio.Task[None]]:
-    task: asyncio.Task[None] = asyncio.create_task(Fetcher(source, into, settings, clock).run())
+    (reader,) = plain_readers([source], settings, clock)
+    task: asyncio.Task[None] = asyncio.create_task(Fetcher(reader, into, settings, clock).run())
     try:
         yield task
     finally:

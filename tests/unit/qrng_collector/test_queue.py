@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from itertools import takewhile
 
 import pytest
 from hypothesis import settings
@@ -36,7 +37,7 @@ def send(waiting: ChunkQueue, count: int = 1_000, pool: str = POOL) -> list[Chun
 
 
 def balanced(waiting: ChunkQueue) -> bool:
-    return waiting.counters.captured == waiting.counters.gone + waiting.queued
+    return waiting.counters.came == waiting.counters.gone + waiting.queued
 
 
 def test_a_chunk_gets_its_identity_when_it_is_first_sent() -> None:
@@ -228,10 +229,14 @@ class Entry:
     """A block in the model."""
 
     mark: int
-    size: int
+    block: Block
     arrived: int
     sequence: int | None = None
     in_call: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.block)
 
 
 class AgainstAModel(RuleBasedStateMachine):
@@ -239,15 +244,31 @@ class AgainstAModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = queue(CAPACITY, ttl_ns=TTL_NS)
+        self.queue = self.new_queue()
         self.model: list[Entry] = []
         self.fates = dict.fromkeys((field.name for field in fields(Counters)), 0)
         self.now = self.marks = self.sequences = 0
         self.calling = False
 
+    def new_queue(self) -> ChunkQueue:
+        return queue(CAPACITY, ttl_ns=TTL_NS)
+
+    def new_block(self, size: int) -> Block:
+        return block(size, self.marks)
+
+    def room_for(self, size: int, blocks: int) -> bool:
+        return size <= CAPACITY
+
+    def bind(self, entry: Entry) -> None:
+        self.sequences += 1
+        entry.sequence = self.sequences
+
     def lose(self, entry: Entry, fate: str) -> None:
         self.model.remove(entry)
         self.fates[fate if entry.sequence is None else "in_doubt"] += entry.size
+
+    def lose_oldest(self) -> None:
+        self.lose(min(self.free, key=lambda entry: entry.mark), "overflow")
 
     @property
     def free(self) -> list[Entry]:
@@ -261,14 +282,16 @@ class AgainstAModel(RuleBasedStateMachine):
     def offer(self, size: int, passed: int) -> None:
         self.now += passed
         self.marks += 1
-        self.queue.offer(block(size, self.marks), self.now)
+        offered = self.new_block(size)
+        self.queue.offer(offered, self.now)
         self.fates["captured"] += size
-        if sum(entry.size for entry in self.model if entry.in_call) + size > CAPACITY:
+        pinned = [entry.size for entry in self.model if entry.in_call]
+        if not self.room_for(sum(pinned) + size, len(pinned) + 1):
             self.fates["overflow"] += size
             return
-        while self.level + size > CAPACITY:
-            self.lose(self.free[0], "overflow")
-        self.model.append(Entry(self.marks, size, self.now))
+        while not self.room_for(self.level + size, len(self.model) + 1):
+            self.lose_oldest()
+        self.model.append(Entry(self.marks, offered, self.now))
 
     @precondition(lambda self: not self.calling)
     @rule(count=st.integers(0, 6), bind=st.booleans())
@@ -282,11 +305,24 @@ class AgainstAModel(RuleBasedStateMachine):
                 assert chunk is None
                 return
             if entry.sequence is None:
-                self.sequences += 1
-                entry.sequence = self.sequences
+                self.bind(entry)
             entry.in_call = True
             assert chunk is not None
-            assert (chunk.identity.sequence, chunk.block) == (entry.sequence, block(entry.size, entry.mark))
+            assert (chunk.identity.sequence, chunk.block) == (entry.sequence, entry.block)
+            self.sent(chunk)
+
+    def sent(self, chunk: Chunk) -> None:
+        assert chunk.identity.epoch == EPOCH
+
+    @rule()
+    def take_sequence(self) -> None:
+        identity = self.queue.take_sequence(POOL)
+        if any(entry.sequence is not None for entry in self.free):
+            assert identity is None
+            return
+        self.sequences += 1
+        assert identity is not None
+        assert identity.sequence == self.sequences
 
     @precondition(lambda self: self.calling)
     @rule(data=st.data())
@@ -305,8 +341,9 @@ class AgainstAModel(RuleBasedStateMachine):
     def expire(self, passed: int) -> None:
         self.now += passed
         self.queue.expire(self.now)
-        for entry in [entry for entry in self.free if self.now - entry.arrived >= TTL_NS]:
-            self.lose(entry, "expired")
+        for line in ([e for e in self.free if e.sequence is not None], [e for e in self.free if e.sequence is None]):
+            for entry in takewhile(lambda entry: self.now - entry.arrived >= TTL_NS, line):
+                self.lose(entry, "expired")
 
     @rule()
     def drop_all(self) -> None:

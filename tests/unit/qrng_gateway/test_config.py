@@ -51,7 +51,7 @@ def test_defaults_listen_on_loopback_only() -> None:
 
 def test_the_key_record_is_what_the_settings_say() -> None:
     """Chunks are believed from this collector, for this pool, up to this class."""
-    record = read().key_record
+    record = read().key_records[0]
     assert (record.key_id, record.collector_id, record.pool_ids) == ("key-1", "collector-1", {"pool-1"})
     assert record.secret == b"s" * 32
     assert record.best_class is SourceClass.QUANTUM

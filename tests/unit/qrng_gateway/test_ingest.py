@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from qrng_gateway.guard import BURST, REFILL_S
 from qrng_gateway.ingest import Ingest, PushCall
 from qrng_gateway.pool import Overflow, Pool
-from qrng_grpc.chunk import MAX_CHUNK_BYTES, Chunk, Identity
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, Chunk, Heartbeat, Identity, SourceState
 from qrng_grpc.errors import (
     DrainingError,
     EpochBelowMarkError,
     ForeignChunkError,
     FutureChunkError,
+    LimitError,
     MarkNotWrittenError,
     PoolFullError,
     StateError,
@@ -25,11 +27,11 @@ from qrng_grpc.errors import (
     UnverifiedChunkError,
 )
 from qrng_grpc.keys import KeyRecord, KeyRing
-from qrng_grpc.labels import SourceClass
+from qrng_grpc.labels import Condition, SourceClass
 from qrng_grpc.state import NumbersFile
 from qrng_grpc.testing.clock import ManualClock
 from qrng_grpc.v1 import chunk_pb2
-from qrng_grpc.wire import encode_chunk
+from qrng_grpc.wire import encode_chunk, encode_heartbeat
 
 from .blocks import ANY, CAPACITY, balanced, block, make_pool
 
@@ -273,20 +275,117 @@ async def test_a_malformed_chunk_is_refused_for_good(tmp_path):
         assert not list(tmp_path.glob("*.mark"))
 
 
+async def beat(call: PushCall, heartbeat: Heartbeat) -> int:
+    """Send a heartbeat, signed, and settle."""
+    serialised = encode_heartbeat(heartbeat)
+    await call.offer(serialised, KEY.key_id, KEY.sign(serialised))
+    return await call.settle()
+
+
 async def test_a_heartbeat_is_heard_and_stores_nothing(tmp_path):
-    """A heartbeat takes a sequence, so that it cannot be replayed to feign a living collector."""
+    """A heartbeat shows how its collector does, and takes a sequence, so that it is heard once."""
     bench = Bench(tmp_path)
-    beat = chunk_pb2.Chunk(
-        collector_id="lab", pool_id="pool", epoch=bench.epoch, sequence=1, heartbeat=chunk_pb2.Heartbeat()
-    )
     async with bench.gateway() as ingest:
-        beat.capture_end_ns = bench.clock.now_ns()
-        serialised = beat.SerializeToString()
-        for _ in range(2):
-            call = ingest.open_call()
-            await call.offer(serialised, KEY.key_id, KEY.sign(serialised))
-            assert await call.settle() == 1
+        state = SourceState("dev", SourceClass.HARDWARE, Condition.QUARANTINED, 7)
+        heartbeat = Heartbeat(
+            Identity("lab", "pool", bench.epoch, 1), bench.clock.now_ns(), (state,), queued=1, overflow=2
+        )
+        assert await beat(ingest.open_call(), heartbeat) == 1
+        heard_ns = bench.clock.monotonic_ns()
+        bench.clock.advance(10)
+        assert await beat(ingest.open_call(), heartbeat) == 1
+        (view,) = ingest.collectors()
         assert (ingest.heartbeats, ingest.duplicates, bench.pool.level) == (1, 1, 0)
+        assert (view.heartbeat, view.heartbeat_monotonic_ns) == (heartbeat, heard_ns)
+        assert view.last_heard_monotonic_ns == heard_ns, "a replay keeps nobody alive"
+
+
+@pytest.mark.parametrize("spoil", [{"device_id": "no id!"}, {"source_class": 99}, {"condition": 0}])
+async def test_a_malformed_heartbeat_is_refused_and_not_shown(tmp_path, spoil):
+    """A heartbeat of sources that cannot be leaves what was known before."""
+    bench = Bench(tmp_path)
+    async with bench.gateway() as ingest:
+        good = Heartbeat(Identity("lab", "pool", bench.epoch, 1), bench.clock.now_ns())
+        await beat(ingest.open_call(), good)
+        message = chunk_pb2.Chunk.FromString(
+            encode_heartbeat(replace(good, identity=Identity("lab", "pool", bench.epoch, 2)))
+        )
+        message.heartbeat.sources.add(**{"device_id": "dev", "source_class": 1, "condition": 1, **spoil})
+        serialised = message.SerializeToString()
+        call = ingest.open_call()
+        await call.offer(serialised, KEY.key_id, KEY.sign(serialised))
+        assert await call.settle() == 1
+        assert ingest.refused == {"malformed": len(serialised)}
+        assert [view.heartbeat for view in ingest.collectors()] == [good]
+
+
+async def test_a_corrupt_chunk_is_refused_for_good(tmp_path):
+    """A chunk that was never filled is disposed of and counted, and its mark advances."""
+    bench = Bench(tmp_path)
+    async with bench.gateway() as ingest:
+        hollow = Block(bytes(4096), bench.clock.now_ns(), bench.clock.now_ns(), bench.chunk(1).block.label)
+        chunk = Chunk.bind(hollow, Identity("lab", "pool", bench.epoch, 1))
+        assert await push(ingest.open_call(), chunk) == 1
+        assert await push(ingest.open_call(), chunk) == 1
+        assert (ingest.refused, ingest.duplicates) == ({"corrupt": 4096}, 1)
+        assert bench.pool.counters.stored == 0
+
+
+async def test_data_that_came_before_is_refused_under_another_identity(tmp_path):
+    """Whatever made a collector send old bytes as new ones, they are stored once; and its mark advances."""
+    bench = Bench(tmp_path)
+    async with bench.gateway() as ingest:
+        first = bench.chunk(1)
+        again = [replace(first, identity=replace(first.identity, sequence=n)) for n in (2, 3)]
+        assert await push(ingest.open_call(), first, *again, bench.chunk(4)) == 4
+        assert ingest.refused == {"repeated": 200}
+        assert bench.pool.counters.stored == 200
+        assert await push(ingest.open_call(), *again) == 2
+        assert ingest.duplicates == 2
+
+
+async def test_what_was_held_or_lost_its_group_is_not_repeated(tmp_path):
+    """A chunk whose mark could not be written is sent again under its own identity, and stored."""
+    state = tmp_path / "state"
+    state.mkdir()
+    bench = Bench(state)
+    async with bench.gateway() as ingest:
+        state.rename(tmp_path / "gone")
+        chunk = bench.chunk(1)
+        with pytest.raises(MarkNotWrittenError):
+            await push(ingest.open_call(), chunk)
+        (tmp_path / "gone").rename(state)
+        assert await push(ingest.open_call(), chunk) == 1
+        assert (ingest.refused, bench.pool.counters.stored) == ({}, 100)
+
+
+async def test_a_flood_of_bad_signatures_is_not_hashed_and_harms_nobody_else(tmp_path):
+    """Past its limit an address is refused whatever it brings; others are not, nor a collector known beside it."""
+    bench = Bench(tmp_path)
+    liar = replace(KEY, secret=b"x" * 32)
+    async with bench.gateway() as ingest:
+        assert await push(ingest.open_call("ipv4:192.0.2.1:7"), bench.chunk(1)) == 1
+        for _ in range(BURST):
+            with pytest.raises(UnverifiedChunkError):
+                await offer(ingest.open_call("ipv4:192.0.2.1:8"), bench.chunk(2), key=liar)
+        for key in (liar, KEY):
+            with pytest.raises(LimitError):
+                await offer(ingest.open_call("ipv4:192.0.2.1:9"), bench.chunk(2), key=key)
+        assert await push(ingest.open_call("ipv4:192.0.2.1:7"), bench.chunk(2)) == 1
+        assert await push(ingest.open_call("ipv4:192.0.2.2:7"), bench.chunk(3)) == 1
+        bench.clock.advance(REFILL_S)
+        assert await push(ingest.open_call("ipv4:192.0.2.1:9"), bench.chunk(4)) == 1
+
+
+async def test_unknown_key_ids_do_not_count(tmp_path):
+    """What costs no hash is not limited, so that nobody can hold a collector with it."""
+    bench = Bench(tmp_path)
+    stranger = replace(KEY, key_id="key-2")
+    async with bench.gateway() as ingest:
+        for _ in range(2 * BURST):
+            with pytest.raises(UnverifiedChunkError):
+                await offer(ingest.open_call(), bench.chunk(1), key=stranger)
+        assert await push(ingest.open_call(), bench.chunk(1)) == 1
 
 
 async def test_back_pressure_holds_and_the_mark_stays(tmp_path):

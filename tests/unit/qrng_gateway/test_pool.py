@@ -374,7 +374,7 @@ async def test_patience_ends(clock):
 async def test_what_can_never_be_met_fails_at_once(clock):
     """No claim waits for what cannot come: a class nobody may claim, or more than the pool holds."""
     pool = make_pool(clock)
-    pool._best_class = SourceClass.HARDWARE
+    pool.best_class = SourceClass.HARDWARE
     with pytest.raises(WeakerSourceError):
         await pool.claim(1, QUANTUM, "c", LONG)
     with pytest.raises(InvalidRequestError):

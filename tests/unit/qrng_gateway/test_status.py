@@ -1,5 +1,6 @@
 """What the gateway says of itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from qrng_gateway.ingest import Ingest
 from qrng_gateway.pool import ClaimSpec
 from qrng_gateway.status import Observer, State, Watermark, watermark
-from qrng_grpc.chunk import Chunk, Identity
+from qrng_grpc.chunk import Chunk, Heartbeat, Identity, SourceState
+from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.keys import KeyRecord, KeyRing
-from qrng_grpc.labels import Processing, SourceClass
+from qrng_grpc.labels import Condition, Processing, SourceClass
 from qrng_grpc.testing.clock import ManualClock
-from qrng_grpc.wire import encode_chunk
+from qrng_grpc.wire import encode_chunk, encode_heartbeat
 from tests.unit.qrng_gateway.blocks import CAPACITY, block, make_pool, put
 
 RECORD = KeyRecord("key-1", b"s" * 32, "lab", frozenset({"pool-1"}), SourceClass.QUANTUM)
@@ -31,9 +33,17 @@ class Setting:
 
     async def hear(self, size: int) -> None:
         """Take a chunk of the collector `lab`, captured now."""
+        await self._take(encode_chunk(Chunk.bind(block(size, self.clock), self._identity())))
+
+    async def beat(self, sources: tuple[SourceState, ...]) -> None:
+        """Take a heartbeat of that collector, made now."""
+        await self._take(encode_heartbeat(Heartbeat(self._identity(), self.clock.now_ns(), sources)))
+
+    def _identity(self) -> Identity:
         self._sequence += 1
-        chunk = Chunk.bind(block(size, self.clock), Identity("lab", "pool-1", 1, self._sequence))
-        serialised = encode_chunk(chunk)
+        return Identity("lab", "pool-1", 1, self._sequence)
+
+    async def _take(self, serialised: bytes) -> None:
         async with self.ingest.running():
             call = self.ingest.open_call()
             await call.offer(serialised, "key-1", RECORD.sign(serialised))
@@ -99,6 +109,36 @@ async def test_silence_degrades(tmp_path: Path) -> None:
         "no bytes have arrived for 31 s",
     )
     assert status.last_arrival_ns == setting.clock.now_ns() - 31_000_000_000
+
+
+async def test_a_heartbeat_breaks_the_silence_and_is_shown(tmp_path: Path) -> None:
+    """A collector that only beats is not silent; what it said is shown, and a source in quarantine is told of."""
+    setting = Setting(tmp_path)
+    setting.clock.advance(1)
+    await setting.hear(CAPACITY // 2)
+    setting.observer.tick()
+    setting.clock.advance(29)
+    well = SourceState("dev-1", SourceClass.QUANTUM, Condition.DELIVERING, 5)
+    ill = SourceState("dev-2", SourceClass.HARDWARE, Condition.QUARANTINED, 0)
+    await setting.beat((well, ill))
+    setting.clock.advance(2)
+    status = setting.observer.status()
+    (collector,) = status.collectors
+    assert collector.silent_s == 2
+    assert collector.last_heartbeat_ns == setting.clock.now_ns() - 2_000_000_000
+    assert collector.heartbeat is not None
+    assert collector.heartbeat.sources == (well, ill)
+    assert status.warnings == ("source dev-2 of collector lab is in quarantine", "no bytes have arrived for 31 s")
+
+
+async def test_spoilt_chunks_are_told_of_for_an_hour(tmp_path: Path) -> None:
+    """Data that was refused as damaged or repeated is an operator's business, and forgotten in time."""
+    setting = Setting(tmp_path)
+    setting.clock.advance(1)
+    setting.ingest.refused["repeated"] += 100
+    assert any("repeated data" in warning for warning in setting.observer.status().warnings)
+    setting.clock.advance(3601)
+    assert not any("repeated data" in warning for warning in setting.observer.status().warnings)
 
 
 def test_a_full_pool_that_takes_nothing_in_is_not_stale(tmp_path: Path) -> None:
@@ -171,3 +211,38 @@ async def test_the_accounting_holds(tmp_path: Path) -> None:
     setting.pool.wipe()
     a = setting.observer.accounting()
     assert (a.pooled, a.stored) == (0, a.served + a.expired + a.overflow + a.purged + a.dropped_at_shutdown)
+
+
+def key_warnings(setting: Setting) -> list[str]:
+    return [text for text in setting.observer.status().warnings if "key" in text]
+
+
+async def test_a_key_in_use_that_ends_soon_is_a_warning(tmp_path: Path) -> None:
+    """In its last week the key a collector signs with is a warning, and past its end, until another took over."""
+    setting = Setting(tmp_path)
+    ends_ns = setting.clock.now_ns() + 8 * 86_400 * NS_PER_S
+    ending = replace(RECORD, not_after_ns=ends_ns)
+    setting.ingest.replace_keys([ending])
+    assert key_warnings(setting) == []
+    setting.clock.advance(2 * 86_400)
+    assert key_warnings(setting) == ["signing key key-1 of collector lab ends in 6.0 days"]
+    await setting.hear(16)
+    setting.ingest.replace_keys([ending, replace(RECORD, key_id="key-2")])
+    assert key_warnings(setting) == ["signing key key-1 of collector lab ends in 6.0 days"]
+    setting.clock.advance(7 * 86_400)
+    assert key_warnings(setting) == ["signing key key-1 of collector lab has ended"]
+    setting.ingest.keys.used(replace(RECORD, key_id="key-2"), setting.clock.now_ns())
+    assert key_warnings(setting) == []
+
+
+def test_a_collector_without_a_valid_key_is_a_warning(tmp_path: Path) -> None:
+    """Revoked, ended or not begun: a collector that cannot be believed is named."""
+    setting = Setting(tmp_path)
+    now_ns = setting.clock.now_ns()
+    for record in (
+        replace(RECORD, revoked=True),
+        replace(RECORD, not_after_ns=now_ns),
+        replace(RECORD, not_before_ns=now_ns + 1),
+    ):
+        setting.ingest.replace_keys([record])
+        assert key_warnings(setting) == ["collector lab has no signing key that is valid"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qrng_grpc import keys
 from qrng_grpc.chunk import Identity
 from qrng_grpc.errors import ForeignChunkError, UnverifiedChunkError
-from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, KeyRecord, KeyRing
+from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, Algorithm, KeyRecord, KeyRing
 from qrng_grpc.labels import BEST_FIRST, SourceClass
+from tests.contract import ed25519
 
 SECRET = b"a secret of thirty-two bytes....."
 KEY = KeyRecord("key-1", SECRET, "lab", frozenset({"pool-a", "pool-b"}), SourceClass.HARDWARE)
@@ -124,3 +127,115 @@ def test_repr_keeps_the_secret_back() -> None:
     for shown in (repr(KEY), str(KEY), repr([KEY])):
         assert "secret" not in shown
         assert SECRET.hex() not in shown
+
+
+PRIVATE = bytes(range(32))
+
+
+def ed25519_pair(key_id: str = "key-e") -> tuple[KeyRecord, KeyRecord]:
+    """The record of the collector, and that of the gateway."""
+    pools = frozenset({"pool-a", "pool-b"})
+    signer = KeyRecord(key_id, PRIVATE, "lab", pools, SourceClass.HARDWARE, Algorithm.ED25519)
+    verifier = KeyRecord(
+        key_id, b"", "lab", pools, SourceClass.HARDWARE, Algorithm.ED25519, public_key=signer.public_key
+    )
+    return signer, verifier
+
+
+@given(st.binary(max_size=256), st.binary(max_size=96))
+def test_the_public_part_verifies_and_cannot_sign(chunk: bytes, other: bytes) -> None:
+    """What the private key signed, in 64 bytes, the public one verifies; nothing else, and it signs nothing."""
+    signer, verifier = ed25519_pair()
+    signature = signer.sign(chunk)
+    assert len(signature) == 64
+    assert verifier.verifies(chunk, signature)
+    assert not verifier.verifies(chunk, other)
+    assert (signer.can_sign, verifier.can_sign) == (True, False)
+    with pytest.raises(ValueError, match="only the public part"):
+        verifier.sign(chunk)
+
+
+def test_the_algorithm_is_the_records() -> None:
+    """A signature made with HMAC over the public key, which everybody may know, is not one of Ed25519."""
+    _, verifier = ed25519_pair()
+    forger = dataclasses.replace(KEY, key_id="key-e", secret=verifier.public_key)
+    assert not verifier.verifies(b"chunk", forger.sign(b"chunk"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"secret": b"s" * 31},
+        {"secret": b"", "public_key": b""},
+        {"public_key": b"p" * 33},
+        {"public_key": b"p" * 32},
+        {"algorithm": Algorithm.HMAC_SHA256},
+        {"not_before_ns": 5, "not_after_ns": 5},
+    ],
+)
+def test_records_whose_parts_do_not_go_together_are_refused(changes: dict[str, Any]) -> None:
+    """A key of another length, another's public key, a public key for HMAC, an end before the beginning."""
+    signer, _ = ed25519_pair()
+    with pytest.raises(ValueError, match=r"key|Ed25519"):
+        dataclasses.replace(signer, **changes)
+
+
+@pytest.mark.parametrize("sign", [0, 1 << 255])
+@pytest.mark.parametrize("y", [0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18, "order 8", "order 8, other"])
+def test_public_keys_anyone_could_sign_for_are_refused(y: int | str, sign: int) -> None:
+    """Points of small order, in any notation: a placeholder of zeros is one of them."""
+    if isinstance(y, str):
+        prime = ed25519.P
+        # Doubled, a point of order 8 has y = 0, so d y^4 + 2 y^2 = 1.
+        root = next(
+            y
+            for y in (keys._ORDER_8_Y, prime - keys._ORDER_8_Y)
+            if (ed25519.D * pow(y, 4, prime) + 2 * y * y - 1) % prime == 0
+        )
+        y = root if y == "order 8" else prime - root
+    _, verifier = ed25519_pair()
+    with pytest.raises(ValueError, match="anyone could sign"):
+        dataclasses.replace(verifier, public_key=(y | sign).to_bytes(32, "little"))
+
+
+def test_a_ring_takes_other_records_and_tells_what_was_withdrawn() -> None:
+    """Revoked, gone, of another secret or with fewer rights: withdrawn. More rights, or an end: not."""
+    names = ("stays", "ends", "grows", "gone", "revoked", "other-secret", "weaker", "pool-less", "given-away")
+    before = {name: dataclasses.replace(KEY, key_id=name) for name in names}
+    after = before | {
+        "ends": dataclasses.replace(before["ends"], not_after_ns=5),
+        "grows": dataclasses.replace(
+            before["grows"], pool_ids=frozenset({"pool-a", "pool-b", "c"}), best_class=SourceClass.QUANTUM
+        ),
+        "revoked": dataclasses.replace(before["revoked"], revoked=True),
+        "other-secret": dataclasses.replace(before["other-secret"], secret=b"o" * 32),
+        "weaker": dataclasses.replace(before["weaker"], best_class=SourceClass.SIMULATED),
+        "pool-less": dataclasses.replace(before["pool-less"], pool_ids=frozenset({"pool-a"})),
+        "given-away": dataclasses.replace(before["given-away"], collector_id="other"),
+        "new": dataclasses.replace(KEY, key_id="new"),
+    }
+    del after["gone"]
+    ring = KeyRing(before.values())
+    withdrawn = ring.replace(after.values())
+    assert withdrawn == {"gone", "revoked", "other-secret", "weaker", "pool-less", "given-away"}
+    assert all(ring.upholds(record) == (name not in withdrawn) for name, record in before.items())
+    assert ring.verified_by("new", b"chunk", after["new"].sign(b"chunk"), 0) is after["new"]
+
+
+def test_records_that_cannot_be_taken_change_nothing() -> None:
+    """Two records of one id leave the ring as it was."""
+    ring = KeyRing([KEY])
+    with pytest.raises(ValueError, match="share an id"):
+        ring.replace([KEY, KEY])
+    assert ring.records == (KEY,)
+
+
+def test_last_use_is_remembered_while_the_key_stands() -> None:
+    """A ring tells when each key was last used, and forgets it with the key."""
+    ring = KeyRing([KEY])
+    assert ring.last_used_ns() == {}
+    ring.used(KEY, 7)
+    ring.replace([KEY, dataclasses.replace(KEY, key_id="key-2")])
+    assert ring.last_used_ns() == {"key-1": 7}
+    ring.replace([dataclasses.replace(KEY, key_id="key-2")])
+    assert ring.last_used_ns() == {}

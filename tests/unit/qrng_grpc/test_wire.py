@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qrng_grpc import wire
-from qrng_grpc.chunk import ID_PATTERN, Block, BlockLabel, Chunk, Heartbeat, Identity
-from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+from qrng_grpc.chunk import ID_PATTERN, Block, BlockLabel, Chunk, Heartbeat, Identity, SourceState
+from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.v1 import chunk_pb2, labels_pb2
 
 ids = st.from_regex(ID_PATTERN, fullmatch=True)
@@ -24,6 +24,20 @@ labels = st.builds(
     st.sampled_from(Processing),
     st.sampled_from(Custody),
     st.sampled_from(HealthVerdict),
+)
+states = st.builds(
+    SourceState, ids, st.sampled_from(SourceClass), st.sampled_from(Condition), st.integers(0, 2**64 - 1)
+)
+amounts = st.integers(0, 2**64 - 1)
+heartbeats = st.builds(
+    Heartbeat,
+    st.builds(Identity, ids, ids, positive, positive),
+    positive,
+    st.lists(states, max_size=64).map(tuple),
+    amounts,
+    amounts,
+    amounts,
+    amounts,
 )
 
 
@@ -143,7 +157,34 @@ def test_heartbeat() -> None:
     """A chunk with a heartbeat and no data is a heartbeat."""
     chunk = chunk_pb2.Chunk(collector_id="lab", pool_id="pool", epoch=5, sequence=6, capture_end_ns=8)
     chunk.heartbeat.queued_bytes = 3
-    assert wire.decode_chunk(chunk.SerializeToString()) == Heartbeat(Identity("lab", "pool", 5, 6), 8)
+    assert wire.decode_chunk(chunk.SerializeToString()) == Heartbeat(Identity("lab", "pool", 5, 6), 8, queued=3)
+
+
+@given(heartbeats)
+def test_heartbeat_round_trip(heartbeat: Heartbeat) -> None:
+    """A heartbeat that was encoded is decoded to its equal."""
+    assert wire.decode_chunk(wire.encode_heartbeat(heartbeat)) == heartbeat
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [{"device_id": "q 1"}],
+        [{"source_class": 0}],
+        [{"source_class": 99}],
+        [{"condition": 0}],
+        [{"condition": 99}],
+        [{}] * 65,
+    ],
+    ids=["id", "class-0", "class-99", "condition-0", "condition-99", "too-many"],
+)
+def test_heartbeat_of_impossible_sources_is_refused(states: list[dict[str, Any]]) -> None:
+    """What is said of sources is as strict as what is said of bytes."""
+    chunk = chunk_pb2.Chunk(collector_id="lab", pool_id="pool", epoch=5, sequence=6, capture_end_ns=8)
+    for state in states:
+        chunk.heartbeat.sources.add(**{"device_id": "q", "source_class": 1, "condition": 1, **state})
+    with pytest.raises(wire.MalformedChunkError, match="source"):
+        wire.decode_chunk(chunk.SerializeToString())
 
 
 def test_heartbeat_with_data_is_refused() -> None:
@@ -168,6 +209,7 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
         (wire.PROCESSINGS, Processing, labels_pb2.Processing),
         (wire.CUSTODIES, Custody, labels_pb2.Custody),
         (wire.VERDICTS, HealthVerdict, labels_pb2.HealthVerdict),
+        (wire.CONDITIONS, Condition, chunk_pb2.SourceState.Condition),
     ],
 )
 def test_enumerations_agree(table: wire.Labels[Any], ours: type[Enum], enumeration: Any) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.sources.http import HttpSource, appliance_url, retry_after_s
+from qrng_grpc.sources.presets import PRESETS, Provider
 
 NOW_NS = 1_735_689_600 * 10**9  # Wed, 01 Jan 2025 00:00:00 GMT
 
@@ -123,3 +126,45 @@ def test_any_header_is_read_or_passed_over(header: str) -> None:
     """Whatever an appliance sends as Retry-After is between nothing and an hour, or nothing said."""
     seconds = retry_after_s(header, NOW_NS)
     assert seconds is None or 0 <= seconds <= 3600
+
+
+def test_no_better_class_than_the_provider() -> None:
+    """What a Vault hands out is its operating system's, whatever somebody states; a weaker class may be stated."""
+    vault: dict[str, Any] = {"provider": PRESETS["vault"], "key": SecretStr("token"), "device_id": "v"}
+    for better in (SourceClass.QUANTUM, SourceClass.HARDWARE):
+        with pytest.raises(ValueError, match="operating_system at best"):
+            HttpSource("https://host", source_class=better, **vault)
+    assert HttpSource("https://host", source_class=SourceClass.SIMULATED, **vault).label.device_ids == ("v",)
+
+
+@pytest.mark.parametrize(
+    ("url", "preset", "key", "text"),
+    [
+        ("https://host", "vault", None, "needs a key"),
+        ("https://host", "pollen", "secret-key", "takes no key"),
+        ("https://host", "vault", "secret key", "printable ASCII"),
+        (None, "quantis", None, "needs the URL"),
+    ],
+)
+def test_what_a_provider_needs_is_asked_for_at_once(url: str | None, preset: str, key: str | None, text: str) -> None:
+    """A missing or unusable key or address is refused before any read, and not repeated."""
+    secret = None if key is None else SecretStr(key)
+    with pytest.raises(ValueError, match=text) as refusal:
+        HttpSource(url, source_class=SourceClass.SIMULATED, device_id="d", provider=PRESETS[preset], key=secret)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_fixed_address_is_checked_too() -> None:
+    """A provider whose URL says where it is must be under TLS as well, and trust settings need TLS."""
+    plain = Provider("plain", "http://192.0.2.7/{bytes}", "raw", SourceClass.QUANTUM)
+    with pytest.raises(ValueError, match="loopback"):
+        HttpSource(None, source_class=SourceClass.QUANTUM, device_id="q", provider=plain)
+    allowed: dict[str, Any] = {
+        "source_class": SourceClass.QUANTUM,
+        "device_id": "q",
+        "provider": plain,
+        "allow_plaintext": True,
+    }
+    HttpSource(None, **allowed)
+    with pytest.raises(ValueError, match="use https"):
+        HttpSource(None, **allowed, fingerprint="00" * 32)

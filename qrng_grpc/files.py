@@ -1,0 +1,96 @@
+"""Files that an operator exchanges while a program runs, and files that hold secrets.
+
+Idea: what was read from a set of files stays in force until the files hold something else that is usable.
+A program looks at them about once a second and takes a change once it has stood still from one look to
+the next, so that a half-written file is not read, or at once when it is told to.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from qrng_grpc.errors import ConfigError
+
+LOOK_S = 1.0
+"""Seconds between two looks at the files."""
+
+T = TypeVar("T")
+_Stamp = tuple[tuple[int, ...] | None, ...]
+
+
+class Watched(Generic[T]):
+    """What `read` made of the files at `paths` when they were last usable.
+
+    `read` raises ConfigError when they are not; `complain` is then told the mistakes, once for each state of
+    the files. Raises ConfigError when they are not usable to begin with.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], read: Callable[[], T], complain: Callable[[tuple[str, ...]], object]
+    ) -> None:
+        self._paths = tuple(paths)
+        self._read = read
+        self._complain = complain
+        self._taken = self._seen = self._told = self._stamp()
+        self.mistakes: tuple[str, ...] = ()
+        """What is wrong with the files as they are now; empty when what they hold is in force."""
+        self.value = read()
+        """What is in force; another object after each change."""
+
+    def look(self) -> bool:
+        """Take a change that has stood still since the last look. Say whether `value` is another now."""
+        stamp, before = self._stamp(), self._seen
+        self._seen = stamp
+        # Unusable files are tried again, as time may make them usable, but complained of once.
+        return stamp == before and stamp != self._taken and self._take(stamp, tell=stamp != self._told)
+
+    def reload(self) -> bool:
+        """Take what the files hold now. Say whether `value` is another now."""
+        self._seen = self._stamp()
+        return self._take(self._seen, tell=True)
+
+    def _take(self, stamp: _Stamp, *, tell: bool) -> bool:
+        self._told = stamp
+        try:
+            value = self._read()
+        except ConfigError as error:
+            self.mistakes = tuple(error.mistakes)
+            if tell:
+                self._complain(self.mistakes)
+            return False
+        self._taken = stamp
+        self.mistakes = ()
+        if value == self.value:
+            return False
+        self.value = value
+        return True
+
+    def _stamp(self) -> _Stamp:
+        return tuple(_stamp_of(path) for path in self._paths)
+
+
+def refuse_shared(path: Path) -> None:
+    """Refuse a secret that others could read or exchange: ours alone, or root's and readable by a group of ours.
+
+    Raises ValueError.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({type(error).__name__})") from None
+    if state.st_uid not in (os.geteuid(), 0):
+        raise ValueError("belongs to another user")
+    if stat.S_IMODE(state.st_mode) & (0o027 if state.st_uid == 0 else 0o077):
+        raise ValueError("can be read or changed by others; chmod 600 it")
+
+
+def _stamp_of(path: Path) -> tuple[int, ...] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_mode

@@ -1,0 +1,155 @@
+"""Key records in files.
+
+Idea: one form at both ends. A file lists records, `keys:` in YAML or JSON; those of a collector hold what
+signs (`secret`, `private_key`), those of a gateway what verifies (`secret`, `public_key`). Whoever can read
+a secret can sign, and whoever can change a file can add a key, so a file that others can read or change is
+refused. Every mistake is reported at once, by record and field, and never with a value.
+
+    keys:
+      - id: lab-1-a                        # in every chunk it signs
+        algorithm: ed25519                 # or hmac-sha256
+        public_key: "d75a98..."            # 64 hexadecimal digits; private_key at the collector; secret with HMAC
+        collector_id: lab-1
+        pool_ids: [pool-1]
+        best_class: quantum
+        not_before: 2026-01-01T00:00:00Z   # from when it is valid; without, always
+        not_after: 2027-01-01T00:00:00Z    # until when; without, for ever
+        revoked: false
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from qrng_grpc.chunk import is_id
+from qrng_grpc.config import describe_mistake, read_yaml
+from qrng_grpc.errors import ConfigError
+from qrng_grpc.files import refuse_shared
+from qrng_grpc.keys import ALGORITHM_NAMES, KeyRecord
+from qrng_grpc.labels import SourceClass
+
+MAX_RECORDS = 1000
+_ALGORITHMS = {name: algorithm for algorithm, name in ALGORITHM_NAMES.items()}
+
+_RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_HEX_KEY = re.compile(r"[0-9A-Fa-f]{64}")
+_UNIX = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def checked_id(text: str) -> str:
+    """Return `text` if it has the form of an id. Raises ValueError."""
+    if not is_id(text):
+        raise ValueError("expected 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit first")
+    return text
+
+
+def _checked_hex(text: str) -> str:
+    if not _HEX_KEY.fullmatch(text):
+        raise ValueError("expected 64 hexadecimal digits")
+    return text
+
+
+def _checked_algorithm(name: str) -> str:
+    if name not in _ALGORITHMS:
+        raise ValueError("expected hmac-sha256 or ed25519")
+    return name
+
+
+def _moment_ns(value: Any) -> Any:
+    """Return a time as nanoseconds of Unix time. YAML reads some forms of it by itself."""
+    if isinstance(value, str) and (parts := _RFC_3339.fullmatch(value)):
+        seconds, fraction, zone = parts.groups(default="")
+        return _ns_of(datetime.datetime.fromisoformat((seconds + zone).upper())) + int(fraction.ljust(9, "0"))
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return _ns_of(value)
+    if value is None:
+        return None
+    raise ValueError("expected a time with its zone, as in 2027-01-01T00:00:00Z")
+
+
+def _ns_of(moment: datetime.datetime) -> int:
+    return (moment - _UNIX) // datetime.timedelta(microseconds=1) * 1000
+
+
+_Id = Annotated[str, AfterValidator(checked_id)]
+_Hex = Annotated[str, AfterValidator(_checked_hex)]
+_Moment = Annotated[int | None, BeforeValidator(_moment_ns), Field(ge=0)]
+
+
+class _Entry(BaseModel):
+    """A record as it stands in a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    id: _Id
+    algorithm: Annotated[str, AfterValidator(_checked_algorithm)]
+    secret: str | None = Field(None, repr=False)
+    private_key: _Hex | None = Field(None, repr=False)
+    public_key: _Hex | None = None
+    collector_id: _Id
+    pool_ids: Annotated[tuple[_Id, ...], Field(min_length=1, max_length=64)]
+    best_class: SourceClass
+    not_before: _Moment = None
+    not_after: _Moment = None
+    revoked: Annotated[bool, Field(strict=True)] = False
+
+    def record(self) -> KeyRecord:
+        """Return the record. Raises ValueError when its parts do not go together."""
+        ed25519 = self.algorithm == "ed25519"
+        if ed25519 and self.secret is not None:
+            raise ValueError("secret: is for hmac-sha256; ed25519 has a private_key or a public_key")
+        if not ed25519 and (self.private_key or self.public_key):
+            raise ValueError("private_key, public_key: are for ed25519; hmac-sha256 has a secret")
+        return KeyRecord(
+            key_id=self.id,
+            secret=bytes.fromhex(self.private_key or "") if ed25519 else (self.secret or "").encode(),
+            collector_id=self.collector_id,
+            pool_ids=frozenset(self.pool_ids),
+            best_class=self.best_class,
+            algorithm=_ALGORITHMS[self.algorithm],
+            not_before_ns=self.not_before,
+            not_after_ns=self.not_after,
+            revoked=self.revoked,
+            public_key=bytes.fromhex(self.public_key or ""),
+        )
+
+
+def read_key_file(path: Path) -> tuple[KeyRecord, ...]:
+    """Return the records of a file, at least one. Raises ConfigError with every mistake."""
+    try:
+        refuse_shared(path)
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    mistakes: list[str] = []
+    content = read_yaml(path, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
+    listed = content.pop("keys", None)
+    mistakes += [f"{path}: there is no such name as {name!r}; records stand under keys" for name in content]
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_RECORDS:
+        raise ConfigError([*mistakes, f"{path}: expected keys: with a list of 1 to {MAX_RECORDS} records"])
+    records = [_read_entry(entry, f"{path}: keys[{index}]", mistakes) for index, entry in enumerate(listed)]
+    mistakes += [f"{path}: two records share the id {key_id}" for key_id in _doubled(records)]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return tuple(record for record in records if record is not None)
+
+
+def _read_entry(entry: Any, where: str, mistakes: list[str]) -> KeyRecord | None:
+    try:
+        return _Entry.model_validate(entry).record()
+    except ValidationError as error:
+        mistakes += [f"{where}.{describe_mistake(one, _Entry)}" for one in error.errors()]
+    except ValueError as error:
+        mistakes.append(f"{where}: {error}")
+    return None
+
+
+def _doubled(records: list[KeyRecord | None]) -> list[str]:
+    ids = [record.key_id for record in records if record is not None]
+    return sorted({key_id for key_id in ids if ids.count(key_id) > 1})

@@ -1,0 +1,61 @@
+"""Heartbeats: how a collector is heard when it has no bytes to send.
+
+Idea: a gateway that hears nothing cannot tell a quiet source from a cut wire. So after some silence, and
+whenever the condition of a source has changed, a pool is sent a chunk without data that says how the
+collector does. It is a chunk like any other, signed and with a sequence of its own, but what it says
+ages: it is never sent again. When one fails to arrive, a later one says what is true by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qrng_collector.queue import ChunkQueue
+from qrng_grpc.chunk import MAX_SOURCE_STATES, Heartbeat, Identity, SourceState
+from qrng_grpc.clock import NS_PER_S, Clock
+from qrng_grpc.labels import Condition
+
+States = Callable[[], tuple[SourceState, ...]]
+
+
+class Pulse:
+    """When one pool is due a heartbeat, and what it says. `interval_s` is the silence in seconds before it."""
+
+    def __init__(self, queue: ChunkQueue, states: States, interval_s: float, clock: Clock) -> None:
+        self._queue = queue
+        self._states = states
+        self._interval_ns = round(interval_s * NS_PER_S)
+        self._clock = clock
+        self._spoke_ns = clock.monotonic_ns()
+        self._told = _conditions(states())
+
+    @property
+    def due(self) -> bool:
+        """Whether there was silence for long enough, or the condition of a source is not what was told last."""
+        silent_ns = self._clock.monotonic_ns() - self._spoke_ns
+        return silent_ns >= self._interval_ns or _conditions(self._states()) != self._told
+
+    def beat(self, identity: Identity) -> Heartbeat:
+        """Make a heartbeat of this moment."""
+        counters = self._queue.counters
+        return Heartbeat(
+            identity,
+            self._clock.now_ns(),
+            self._states()[:MAX_SOURCE_STATES],
+            queued=self._queue.queued,
+            overflow=counters.overflow,
+            expired=counters.expired,
+            in_doubt=counters.in_doubt,
+        )
+
+    def spoke(self) -> None:
+        """Begin the silence anew: a call has carried something."""
+        self._spoke_ns = self._clock.monotonic_ns()
+
+    def heard(self, heartbeat: Heartbeat) -> None:
+        """Take what `heartbeat` says for known: it has arrived."""
+        self._told = _conditions(heartbeat.sources)
+
+
+def _conditions(states: tuple[SourceState, ...]) -> tuple[tuple[str, Condition], ...]:
+    return tuple((state.device_id, state.condition) for state in states[:MAX_SOURCE_STATES])

@@ -1,0 +1,384 @@
+"""Legs: a source with its tests, its quarantine and a pace of its own; and what the fetcher reads.
+
+Idea: whoever reads a leg gets a block that passed, or an error that says when to come again. Behind that the leg
+looks after its source, so that no other has to: it asks no faster than it is set to, stays away as
+long as a busy source says, waits longer after each further failure, and after many of them only *probes*
+now and then. What arrived is tested before anybody sees it. A block that fails is discarded and counted, and
+the source is in quarantine until it passes a start-up test again; the third time in a day it waits for
+the operator.
+
+    Leg           one source, tested; also a leg of a mix
+    MixedReader   several legs, mixed
+    PlainReader   a source as it is, UNTESTED, for test doubles
+
+A start-up test takes bytes that are used for nothing else. They are gathered at the source's own pace, and what
+has been gathered is kept should a read be cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from qrng_collector.backoff import Backoff
+from qrng_collector.config import RetryPolicy
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
+from qrng_grpc.clock import NS_PER_S, Clock
+from qrng_grpc.errors import SourceError
+from qrng_grpc.health_tests import Monitor, Quarantine, QuarantineState, Verdict
+from qrng_grpc.labels import Condition, HealthVerdict, SourceClass
+from qrng_grpc.logs import get_log
+from qrng_grpc.sources import EntropySource
+from qrng_grpc.sources.mixing import MixedSource
+
+HELD_LOOK_S = 60.0
+"""Seconds after which a source that waits for the operator is looked at again, without asking it anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """How one source does. Bytes are counted since the collector started."""
+
+    device_id: str
+    source_class: SourceClass
+    condition: Condition
+    fetched_bytes: int
+    """Whatever the source delivered, in the number that was asked for."""
+    discarded_bytes: int
+    """Of these: used for start-up tests, or failed."""
+
+
+class BlockReader(Protocol):
+    """Something blocks are read from."""
+
+    @property
+    def label(self) -> BlockLabel:
+        """What is to be expected of the next block."""
+        ...
+
+    @property
+    def fetch_size(self) -> int:
+        """Bytes to ask for at a time."""
+        ...
+
+    @property
+    def fetch_interval_s(self) -> float:
+        """Seconds between the starts of two reads."""
+        ...
+
+    async def read(self, size: int) -> Block:
+        """Return a block of `size` bytes, with its capture times and label.
+
+        Raises SourceError, with `retry_after_s` where it is known when asking again makes sense. Cancelled, it
+        discards what it had read.
+        """
+        ...
+
+    def states(self) -> list[SourceView]:
+        """How the sources behind it do."""
+        ...
+
+    def release(self) -> int:
+        """Let sources that wait for the operator be tested again. Return how many there were."""
+        ...
+
+    async def close(self) -> None:
+        """Close the sources. Closing twice does no harm."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a source is read.
+
+    `size` bytes every `interval_s` seconds, in requests of at most `most` bytes, which may take `timeout_s` each and
+    begin no sooner than `request_interval_s` after one another.
+    """
+
+    size: int
+    interval_s: float
+    timeout_s: float
+    most: int = MAX_CHUNK_BYTES
+    request_interval_s: float = 0.0
+
+
+class PlainReader:
+    """A source as it is: nothing is tested, so nothing is called tested."""
+
+    def __init__(self, source: EntropySource, pace: Pace, clock: Clock) -> None:
+        self.label = source.label
+        self.fetch_size = pace.size
+        self.fetch_interval_s = pace.interval_s
+        self._source = source
+        self._timeout_s = pace.timeout_s
+        self._clock = clock
+        self._fetched_bytes = 0
+        self._condition = Condition.DELIVERING
+
+    async def read(self, size: int) -> Block:
+        """Read one block. Raises SourceError, also for a number of bytes that was not asked for."""
+        start_ns = self._clock.now_ns()
+        try:
+            data = await _exactly(self._source, size, self._timeout_s)
+        except SourceError:
+            self._condition = Condition.FAILING
+            raise
+        self._condition = Condition.DELIVERING
+        self._fetched_bytes += size
+        return _block(data, start_ns, self._clock, self.label)
+
+    def states(self) -> list[SourceView]:
+        """How each of its devices does."""
+        label = self.label
+        return [
+            SourceView(device_id, label.source_class, self._condition, self._fetched_bytes, 0)
+            for device_id in label.device_ids
+        ]
+
+    def release(self) -> int:
+        """Nothing here waits for anybody."""
+        return 0
+
+    async def close(self) -> None:
+        """Close the source."""
+        await self._source.close()
+
+
+class Leg:
+    """One source, tested.
+
+    It owns `source`. `start_up_bytes`, at least 1024, are what a start-up test takes. Its label is that of the source
+    with the verdict PASSED, since no other byte leaves it. It is a `BlockReader`, and a `LabelledSource` for a
+    mix. Reads do not overlap.
+    """
+
+    def __init__(
+        self,
+        source: EntropySource,
+        pace: Pace,
+        *,
+        monitor: Monitor,
+        quarantine: Quarantine,
+        retry_policy: RetryPolicy,
+        start_up_bytes: int,
+        clock: Clock,
+    ) -> None:
+        self.label = replace(source.label, health_verdict=HealthVerdict.PASSED)
+        self.fetch_size = pace.size
+        self.fetch_interval_s = pace.interval_s
+        self._source = source
+        self._pace = pace
+        self._monitor = monitor
+        self._quarantine = quarantine
+        self._start_up_bytes = start_up_bytes
+        self._samples = bytearray()
+        self._backoff = Backoff(retry_policy)
+        self._open_after = retry_policy.open_after
+        self._open_s = retry_policy.open_s
+        self._clock = clock
+        self._rests_until_ns = self._may_ask_ns = clock.monotonic_ns()
+        self._fetched_bytes = 0
+        self._discarded_bytes = 0
+        self._closed = False
+        self._log = get_log().bind(device_ids=source.label.device_ids)
+
+    @property
+    def condition(self) -> Condition:
+        """Whether it delivers. A source that was never tested counts as in quarantine."""
+        if not self._quarantine.trusted and not self._backoff.failures:
+            return Condition.QUARANTINED
+        if self._quarantine.state in {QuarantineState.QUARANTINED, QuarantineState.HELD}:
+            return Condition.QUARANTINED
+        return Condition.FAILING if self._backoff.failures else Condition.DELIVERING
+
+    async def read(self, size: int) -> Block:
+        """Return a block that passed. Raises SourceError, with the seconds to stay away.
+
+        A source that has none to give is not asked before: early reads fail at once.
+        """
+        self._check_rest()
+        if not self._quarantine.trusted:
+            await self._start_up()
+        await self._turn()
+        start_ns = self._clock.now_ns()
+        data = await self._gather(bytearray(), size)
+        block = _block(data, start_ns, self._clock, self.label)
+        self._judge(self._monitor.check(data), size)
+        return block
+
+    async def read_labelled(self, size: int) -> tuple[bytes, BlockLabel]:
+        """Return `size` bytes that passed, for a mix. Raises SourceError."""
+        block = await self.read(size)
+        return block.data, block.label
+
+    def states(self) -> list[SourceView]:
+        """How its source does."""
+        (device_id, *_) = self.label.device_ids
+        return [
+            SourceView(device_id, self.label.source_class, self.condition, self._fetched_bytes, self._discarded_bytes)
+        ]
+
+    def release(self) -> int:
+        """Let the source be tested again if it waits for the operator."""
+        released = self._quarantine.release()
+        if released:
+            self._rests_until_ns = self._clock.monotonic_ns()
+            self._log.info("source_released")
+        return int(released)
+
+    async def close(self) -> None:
+        """Close the source and log its books; a running read ends with SourceError."""
+        if not self._closed:
+            self._closed = True
+            self._log.info("source_accounting", fetched=self._fetched_bytes, discarded=self._discarded_bytes)
+        await self._source.close()
+
+    def _check_rest(self) -> None:
+        """Raise SourceError while the source is to be left alone."""
+        rest_s = (self._rests_until_ns - self._clock.monotonic_ns()) / NS_PER_S
+        if rest_s > 0:
+            raise SourceError("the source is left alone for a while", retry_after_s=rest_s)
+        if self._quarantine.state is QuarantineState.HELD:
+            raise SourceError("the source waits for the operator", retry_after_s=HELD_LOOK_S)
+        test_in_s = self._quarantine.test_in_s
+        if test_in_s:
+            raise SourceError("the source is in quarantine", retry_after_s=test_in_s)
+
+    async def _start_up(self) -> None:
+        """Test what is used for nothing else. Raises SourceError unless it passes."""
+        await self._gather(self._samples, self._start_up_bytes)
+        samples = bytes(self._samples)
+        self._samples.clear()
+        self._discarded_bytes += len(samples)
+        verdict = self._monitor.start_up(samples)
+        self._judge(verdict, 0)
+        self._quarantine.passed()
+        self._log.info("source_trusted", start_up_bytes=len(samples))
+
+    async def _gather(self, gathered: bytearray, size: int) -> bytes:
+        """Fetch into `gathered` until it holds `size` bytes. Raises SourceError."""
+        while (missing := size - len(gathered)) > 0:
+            gathered += await self._ask(min(missing, self._pace.most))
+        return bytes(gathered)
+
+    async def _ask(self, size: int) -> bytes:
+        """Make one request, when it is time for it. Raises SourceError after taking note of the failure."""
+        await self._turn()
+        self._may_ask_ns = self._clock.monotonic_ns() + round(self._pace.request_interval_s * NS_PER_S)
+        try:
+            data = await _exactly(self._source, size, self._pace.timeout_s)
+        except SourceError as error:
+            wait_s = self._rest(error)
+            raise SourceError(error.message, retry_after_s=wait_s) from None
+        self._fetched_bytes += size
+        self._answered()
+        return data
+
+    async def _turn(self) -> None:
+        """Wait until the source may be asked again."""
+        wait_s = (self._may_ask_ns - self._clock.monotonic_ns()) / NS_PER_S
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+    def _rest(self, error: SourceError) -> float:
+        """Count a failure. Return for how long the source is left alone now."""
+        wait_s = self._backoff.failed(at_least_s=error.retry_after_s or 0.0)
+        if self._backoff.failures >= self._open_after:
+            wait_s = max(wait_s, self._open_s)
+        if self._backoff.failures == 1:
+            self._log.warning("source_failed", reason=error.message)
+        if self._backoff.failures == self._open_after:
+            self._log.warning("source_circuit_opened", failures=self._backoff.failures, probe_every_s=self._open_s)
+        self._rests_until_ns = self._clock.monotonic_ns() + round(wait_s * NS_PER_S)
+        return wait_s
+
+    def _answered(self) -> None:
+        if self._backoff.failures:
+            self._log.info("source_answers_again", failures=self._backoff.failures)
+        self._backoff.succeeded()
+
+    def _judge(self, verdict: Verdict, size: int) -> None:
+        """Go on if the bytes passed. Otherwise count `size` as discarded and raise SourceError."""
+        if verdict.failure is None:
+            return
+        self._discarded_bytes += size
+        state = self._quarantine.failed()
+        self._log.error("source_quarantined", state=state.value, failure=str(verdict.failure))
+        raise SourceError(
+            f"the source failed its tests ({verdict.failure.test.value})",
+            retry_after_s=HELD_LOOK_S if state is QuarantineState.HELD else self._quarantine.test_in_s,
+        )
+
+
+class MixedReader:
+    """A mix of legs. It owns them. What changes about it is logged: a leg that went missing, a leg that is back."""
+
+    def __init__(self, mix: MixedSource, legs: Sequence[Leg], pace: Pace, clock: Clock) -> None:
+        self.fetch_size = pace.size
+        self.fetch_interval_s = pace.interval_s
+        self._mix = mix
+        self._legs = legs
+        self._clock = clock
+        self._told: tuple[str, ...] = ()
+        self._closed = False
+        self._log = get_log()
+
+    @property
+    def label(self) -> BlockLabel:
+        """The label of the latest block; before the first, what holds when every leg answers."""
+        return self._mix.label
+
+    async def read(self, size: int) -> Block:
+        """Return a mixed block. Raises SourceError."""
+        start_ns = self._clock.now_ns()
+        try:
+            data, label = await self._mix.read_labelled(size)
+        finally:
+            self._tell()
+        return _block(data, start_ns, self._clock, label)
+
+    def states(self) -> list[SourceView]:
+        """How each leg's source does."""
+        return [view for leg in self._legs for view in leg.states()]
+
+    def release(self) -> int:
+        """Let every leg that waits for the operator be tested again."""
+        return sum([leg.release() for leg in self._legs])
+
+    async def close(self) -> None:
+        """Close every leg, and log what mixing used up and what it had to discard."""
+        if not self._closed:
+            self._closed = True
+            counters = self._mix.counters
+            self._log.info("mix_accounting", used_up=counters.used_up_bytes, discarded=counters.discarded_bytes)
+        await self._mix.close()
+
+    def _tell(self) -> None:
+        missing = tuple(self._mix.missing)
+        if missing == self._told:
+            return
+        self._told = missing
+        if missing:
+            self._log.warning("mix_misses_legs", device_ids=missing)
+        else:
+            self._log.info("mix_complete")
+
+
+async def _exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
+    """Return `size` bytes of `source`. Raises SourceError when it brings others, or none within the time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            data = await source.read(size)
+    except TimeoutError:
+        raise SourceError("the source did not answer in time") from None
+    if len(data) != size:
+        raise SourceError(f"the source delivered {len(data)} bytes where {size} were asked for")
+    return data
+
+
+def _block(data: bytes, start_ns: int, clock: Clock, label: BlockLabel) -> Block:
+    """Return what was asked for at `start_ns` as a block."""
+    # The wall clock may have been set back in between; a capture never ends before it starts.
+    return Block(data, start_ns, max(start_ns, clock.now_ns()), label)

@@ -1,0 +1,106 @@
+"""Inspection: was a chunk damaged, or its data here before?
+
+Idea: the signature shows who sent a chunk, not that all was well when it was cut. Two faults are cheap to
+notice here. A buffer that was never filled, or a byte stuck somewhere on the way, makes long runs of one
+value: a *sample* of every chunk, 16 windows spread evenly over it, is searched for them. A cache, a
+restored snapshot or a source that was started again from the same state sends old bytes under a new
+identity: every chunk leaves a *fingerprint*, and one that another identity left before is known again.
+
+This looks for corruption only and is no judgement of randomness, which the gateway cannot make: whoever may
+sign can make up bytes that pass. The cutoffs suppose half a bit of entropy a byte, far below anything that
+is worth sending, so that nothing sound is refused. What is tested at the sources is in
+docs/output-monitoring.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+
+from qrng_grpc.chunk import Chunk, Identity
+from qrng_grpc.health_tests.adaptive_proportion import AdaptiveProportion
+from qrng_grpc.health_tests.cutoffs import WINDOW_SAMPLES, adaptive_proportion_cutoff, repetition_count_cutoff
+from qrng_grpc.health_tests.repetition_count import RepetitionCount
+
+CORRUPT = "corrupt"
+REPEATED = "repeated"
+REMEMBERED_CHUNKS = 16_384
+"""Fingerprints that are kept: 1 GiB of stream in chunks of 64 KiB, about 5 MB of memory."""
+SUPPOSED_ENTROPY = 0.5
+"""Bits per byte. At this level one sound sample in about 10**8 would be refused; at one bit, none."""
+OPENING_BYTES = 256
+"""What a fingerprint is made of: at half a bit per byte, these hold 128 bits."""
+LEAST_OPENING_BYTES = 16
+"""Shorter chunks may be equal by chance, and have no fingerprint."""
+
+_WINDOWS = 16
+_REPETITION_CUTOFF = repetition_count_cutoff(SUPPOSED_ENTROPY)
+_PROPORTION_CUTOFF = adaptive_proportion_cutoff(SUPPOSED_ENTROPY)
+_DIGEST_BYTES = 16
+_PROCESS_KEY = os.urandom(32)
+
+
+class Inspection:
+    """What the gateway looks for in every chunk. Remembers `capacity` of them, at least 1."""
+
+    def __init__(self, capacity: int = REMEMBERED_CHUNKS, *, key: bytes = _PROCESS_KEY) -> None:
+        self._fingerprints = Fingerprints(capacity, key)
+
+    def fault(self, chunk: Chunk) -> str | None:
+        """Return CORRUPT or REPEATED, None when neither was seen.
+
+        The same chunk may be inspected again, as happens to one that was held.
+        """
+        if looks_corrupt(chunk.block.data):
+            return CORRUPT
+        return REPEATED if self._fingerprints.known(chunk.block.data, chunk.identity) else None
+
+
+class Fingerprints:
+    """Which identity data came under, for the last `capacity` chunks. The oldest is forgotten first.
+
+    A fingerprint is a BLAKE2b under `key`, drawn at random per process: it reveals no byte, and nobody
+    outside can aim at it.
+    """
+
+    def __init__(self, capacity: int, key: bytes) -> None:
+        if capacity < 1:
+            raise ValueError("a memory has room for one")
+        self._capacity = capacity
+        self._key = key
+        self._owners: OrderedDict[bytes, tuple[str, int, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def known(self, data: bytes, identity: Identity) -> bool:
+        """Say whether `data` came before under another identity, and remember it otherwise."""
+        if len(data) < LEAST_OPENING_BYTES:
+            return False
+        digest = hashlib.blake2b(data[:OPENING_BYTES], digest_size=_DIGEST_BYTES, key=self._key).digest()
+        owner = (identity.collector_id, identity.epoch, identity.sequence)
+        before = self._owners.setdefault(digest, owner)
+        if before != owner:
+            self._owners.move_to_end(digest)  # what goes round in a circle is never forgotten
+            return True
+        if len(self._owners) > self._capacity:
+            self._owners.popitem(last=False)
+        return False
+
+
+def sample(data: bytes) -> bytes:
+    """Return 16 windows of 512 bytes, spread evenly over `data`; all of it when that is no more."""
+    spacing = len(data) // _WINDOWS
+    if spacing <= WINDOW_SAMPLES:
+        return data
+    return b"".join([data[start : start + WINDOW_SAMPLES] for start in range(0, _WINDOWS * spacing, spacing)])
+
+
+def looks_corrupt(data: bytes) -> bool:
+    """Say whether a sample of `data` holds 81 equal bytes in a row, or a window in which one byte has most places."""
+    sampled = sample(data)
+    return (
+        RepetitionCount(_REPETITION_CUTOFF).check(sampled) is not None
+        or AdaptiveProportion(_PROPORTION_CUTOFF).check(sampled) is not None
+    )

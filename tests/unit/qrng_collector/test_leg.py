@@ -1,0 +1,285 @@
+"""Legs: a source behind its tests, its quarantine and its own pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from qrng_collector.config import RetryPolicy
+from qrng_collector.leg import HELD_LOOK_S, Leg, MixedReader, Pace, PlainReader, SourceView
+from qrng_grpc.chunk import Block, BlockLabel
+from qrng_grpc.errors import SourceError
+from qrng_grpc.health_tests import Monitor, Quarantine
+from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
+from qrng_grpc.sources import EntropySource
+from qrng_grpc.sources.mixing import LegSource, MixedSource
+from qrng_grpc.sources.mock import SeededStream
+from qrng_grpc.testing import LedgerSource, ManualClock
+from qrng_grpc.testing.faults import ByteStream, biased_bits, cached_body, repeating, stuck_bit, stuck_byte
+
+SIZE = 4096
+START_UP = 1024
+STEADY = RetryPolicy(initial_s=1, maximum_s=8, multiplier=2, jitter=0, open_after=4, open_s=60)
+QUANTUM = BlockLabel(("q",), SourceClass.QUANTUM)
+SYSTEM = BlockLabel(("s",), SourceClass.OPERATING_SYSTEM)
+
+
+class StreamSource:
+    """A source of whatever stream it is given, which can be made to fail, and says what it was asked for."""
+
+    def __init__(self, stream: ByteStream, label: BlockLabel = QUANTUM) -> None:
+        self.label = label
+        self.stream = stream
+        self.failures: list[SourceError] = []
+        self.asked: list[int] = []
+        self.closed = False
+
+    async def read(self, size: int) -> bytes:
+        self.asked.append(size)
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.stream.take(size)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def leg_of(source: EntropySource, clock: ManualClock, **pace: Any) -> Leg:
+    return Leg(
+        source,
+        Pace(**{"size": SIZE, "interval_s": 1.0, "timeout_s": 5.0, **pace}),
+        monitor=Monitor(8.0),
+        quarantine=Quarantine(clock=clock),
+        retry_policy=STEADY,
+        start_up_bytes=START_UP,
+        clock=clock,
+    )
+
+
+async def failure_of(leg: Leg, size: int = SIZE) -> SourceError:
+    with pytest.raises(SourceError) as caught:
+        await leg.read(size)
+    return caught.value
+
+
+async def test_nothing_leaves_before_the_start_up_test() -> None:
+    """The first bytes of a source are for its test alone; what comes after is labelled PASSED."""
+    clock, source = ManualClock(now_ns=7), LedgerSource(3, label=QUANTUM)
+    leg = leg_of(source, clock)
+    assert leg.condition is Condition.QUARANTINED
+    block = await leg.read(SIZE)
+    passed = BlockLabel(("q",), SourceClass.QUANTUM, Processing.NONE, Custody.LOCAL, HealthVerdict.PASSED)
+    assert block == Block(source.delivered[START_UP:], 7, 7, passed)
+    assert leg.label == passed
+    assert leg.states() == [
+        SourceView("q", SourceClass.QUANTUM, Condition.DELIVERING, START_UP + SIZE, START_UP),
+    ]
+
+
+async def test_requests_stay_within_what_a_source_brings() -> None:
+    """A source that brings little at once is asked several times, for the block as for the test."""
+    source = StreamSource(SeededStream(1))
+    block = await leg_of(source, ManualClock(), most=600).read(1000)
+    assert source.asked == [600, 424, 600, 400]
+    assert block.data == SeededStream(1).take(START_UP + 1000)[START_UP:]
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [stuck_byte, partial(stuck_bit, 2), partial(biased_bits, 0.6), partial(repeating, 96)],
+    ids=["stuck_byte", "stuck_bit", "biased_bits", "repeating"],
+)
+async def test_a_block_that_fails_is_discarded_and_the_source_comes_back(faulty: Callable[..., ByteStream]) -> None:
+    """A fault is an error and no bytes; after the pause and a start-up test the source delivers again."""
+    clock, size = ManualClock(), 1 << 17
+    source = StreamSource(faulty(after=START_UP + size))
+    leg = leg_of(source, clock, size=size)
+    assert len(await leg.read(size)) == size
+    with capture_logs() as logs:
+        failure = await failure_of(leg, size)
+    assert [entry["event"] for entry in logs] == ["source_quarantined"]
+    assert (leg.condition, failure.retry_after_s) == (Condition.QUARANTINED, 60.0)
+    assert leg.states()[0].discarded_bytes == START_UP + size
+    asked = len(source.asked)
+    assert (await failure_of(leg, size)).message == "the source is in quarantine"
+    assert len(source.asked) == asked
+    source.stream = SeededStream(77)
+    clock.advance(60)
+    assert (await leg.read(size)).data == SeededStream(77).take(START_UP + size)[START_UP:]
+    assert leg.condition is Condition.DELIVERING
+
+
+async def test_a_cached_reply_is_not_believed() -> None:
+    """The same answer twice fails, and goes on failing for as long as it comes."""
+    clock = ManualClock()
+    source = StreamSource(cached_body(after=START_UP + SIZE))
+    leg = leg_of(source, clock)
+    await leg.read(SIZE)
+    await leg.read(SIZE)
+    assert "fingerprint" in (await failure_of(leg)).message
+    clock.advance(60)
+    assert "failed its tests" in (await failure_of(leg)).message
+
+
+async def test_three_quarantines_in_a_day_wait_for_the_operator() -> None:
+    """A source that fails again and again is not asked any more until it is released, and then tested first."""
+    clock, source = ManualClock(), StreamSource(SeededStream(5))
+    leg = leg_of(source, clock)
+    for _ in range(3):
+        clock.advance(60)
+        await leg.read(SIZE)
+        sound, source.stream = source.stream, stuck_byte()
+        failure = await failure_of(leg)
+        source.stream = sound
+    assert failure.retry_after_s == HELD_LOOK_S
+    clock.advance(86_400)
+    asked = len(source.asked)
+    assert (await failure_of(leg)).message == "the source waits for the operator"
+    assert len(source.asked) == asked
+    assert (leg.release(), leg.release()) == (1, 0)
+    assert len(await leg.read(SIZE)) == SIZE
+
+
+async def test_a_source_that_fails_its_first_test_delivers_nothing() -> None:
+    """Not a byte of a source that is broken from the beginning is used."""
+    leg = leg_of(StreamSource(stuck_byte()), ManualClock())
+    assert "repetition_count" in (await failure_of(leg)).message
+    assert leg.states() == [SourceView("q", SourceClass.QUANTUM, Condition.QUARANTINED, START_UP, START_UP)]
+
+
+async def test_a_busy_source_is_left_alone_as_long_as_it_says() -> None:
+    """After a Retry-After no request is made before that time."""
+    clock, source = ManualClock(), StreamSource(SeededStream(1))
+    source.failures = [SourceError("status 429", retry_after_s=30.0)]
+    leg = leg_of(source, clock)
+    assert (await failure_of(leg)).retry_after_s == 30.0
+    clock.advance(29)
+    assert (await failure_of(leg)).retry_after_s == 1.0
+    assert (source.asked, leg.condition) == ([START_UP], Condition.FAILING)
+    clock.advance(1)
+    assert len(await leg.read(SIZE)) == SIZE
+
+
+async def test_the_circuit_opens_and_is_probed() -> None:
+    """Waits grow; after `open_after` failures in a row there is one request a minute, until one succeeds."""
+    clock, source = ManualClock(), StreamSource(SeededStream(1))
+    source.failures = [SourceError("status 500") for _ in range(6)]
+    leg = leg_of(source, clock)
+    waits = []
+    with capture_logs() as logs:
+        for _ in range(6):
+            wait_s = (await failure_of(leg)).retry_after_s or 0.0
+            waits.append(wait_s)
+            clock.advance(wait_s)
+        await leg.read(SIZE)
+        assert [entry["event"] for entry in logs] == [
+            "source_failed", "source_circuit_opened", "source_answers_again", "source_trusted",
+        ]  # fmt: skip
+    assert waits == [1, 2, 4, 60, 60, 60]
+    source.failures = [SourceError("status 500")]
+    assert (await failure_of(leg)).retry_after_s == 1
+
+
+async def test_a_cancelled_start_up_goes_on_where_it_was() -> None:
+    """What was gathered for the test stays; the next read asks for what is missing."""
+
+    hanging = asyncio.Event()
+
+    class Hanging(StreamSource):
+        async def read(self, size: int) -> bytes:
+            if len(self.asked) == 2:
+                self.asked.append(0)
+                hanging.set()
+                await asyncio.Event().wait()
+            return await super().read(size)
+
+    source = Hanging(SeededStream(1))
+    leg = leg_of(source, ManualClock(), most=400)
+    read = asyncio.create_task(leg.read(SIZE))
+    await hanging.wait()
+    read.cancel()
+    await asyncio.wait([read])
+    assert len(await leg.read(100)) == 100
+    assert source.asked == [400, 400, 0, 224, 100]
+
+
+async def test_a_silent_or_short_source_fails() -> None:
+    """No answer in time, or another number of bytes than asked for, is a failure."""
+
+    class Silent(StreamSource):
+        async def read(self, size: int) -> bytes:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    class Short(StreamSource):
+        async def read(self, size: int) -> bytes:
+            return self.stream.take(size - 1)
+
+    silent = leg_of(Silent(SeededStream(1)), ManualClock(), timeout_s=0.01)
+    assert (await failure_of(silent)).message == "the source did not answer in time"
+    short = leg_of(Short(SeededStream(1)), ManualClock())
+    assert (await failure_of(short)).message == "the source delivered 1023 bytes where 1024 were asked for"
+
+
+def mixed(sources: Sequence[StreamSource], clock: ManualClock, choice: Any) -> MixedReader:
+    legs = [leg_of(source, clock) for source in sources]
+    mix = MixedSource("xor", [LegSource(leg, 8.0) for leg in legs], on_missing_leg=choice, clock=clock)
+    return MixedReader(mix, legs, Pace(64, 1.0, 5.0), clock)
+
+
+async def test_a_mix_takes_only_what_passed() -> None:
+    """A leg in quarantine is missing: the mix goes on under the other's label, says so once, and recovers."""
+    clock = ManualClock()
+    good, bad = StreamSource(SeededStream(1), SYSTEM), StreamSource(stuck_byte(after=START_UP + 64), QUANTUM)
+    reader = mixed([bad, good], clock, "degrade")
+    with capture_logs() as logs:
+        block = await reader.read(64)
+        assert block.label == BlockLabel(
+            ("q", "s"), SourceClass.QUANTUM, Processing.MIXED, Custody.LOCAL, HealthVerdict.PASSED
+        )
+        for _ in range(2):
+            weaker = (await reader.read(64)).label
+            assert (weaker.device_ids, weaker.source_class) == (("s",), SourceClass.OPERATING_SYSTEM)
+        assert [view.condition for view in reader.states()] == [Condition.QUARANTINED, Condition.DELIVERING]
+        bad.stream = SeededStream(9)
+        clock.advance(60)
+        assert (await reader.read(64)).label == block.label
+    told = [entry["event"] for entry in logs if entry["event"].startswith("mix")]
+    assert told == ["mix_misses_legs", "mix_complete"]
+    with capture_logs() as logs:
+        await reader.close()
+        await reader.close()
+    assert [(entry["event"], entry.get("used_up"), entry.get("fetched"), entry["discarded"]) for entry in logs] == [
+        ("mix_accounting", 128, None, 0),
+        ("source_accounting", None, START_UP + 4 * 64, START_UP),
+        ("source_accounting", None, 2 * START_UP + 3 * 64, 2 * START_UP + 64),
+    ]
+    assert (good.closed, bad.closed) == (True, True)
+
+
+async def test_a_mix_set_to_stop_stops() -> None:
+    """Without one of its legs such a mix delivers nothing, and releases held legs like any other."""
+    clock = ManualClock()
+    reader = mixed([StreamSource(stuck_byte(), QUANTUM), StreamSource(SeededStream(1), SYSTEM)], clock, "stop")
+    with pytest.raises(SourceError, match="missing: q"):
+        await reader.read(64)
+    assert reader.release() == 0
+
+
+async def test_a_plain_reader_calls_nothing_tested() -> None:
+    """Test doubles are read as they are, UNTESTED, and their failures show."""
+    source = StreamSource(stuck_byte())
+    reader = PlainReader(source, Pace(16, 1.0, 5.0), ManualClock(now_ns=5))
+    assert await reader.read(16) == Block(bytes(16), 5, 5, QUANTUM)
+    source.failures = [SourceError("unplugged")]
+    with pytest.raises(SourceError):
+        await reader.read(16)
+    assert reader.states() == [SourceView("q", SourceClass.QUANTUM, Condition.FAILING, 16, 0)]
+    assert reader.release() == 0
+    await reader.close()
+    assert source.closed

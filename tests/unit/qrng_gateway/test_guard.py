@@ -1,0 +1,90 @@
+"""The guard: bad signatures from one address are limited, and nobody else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from qrng_gateway.guard import BURST, REFILL_S, Guard, address_of
+from qrng_grpc.errors import LimitError
+from qrng_grpc.testing.clock import ManualClock
+
+FLOOD = "ipv4:192.0.2.1:1000"
+
+
+def flooded(clock: ManualClock, peer: str = FLOOD, **limits: int) -> Guard:
+    """Return a guard that has seen all the bad signatures it allows `peer`."""
+    guard = Guard(clock, **limits)
+    for _ in range(BURST):
+        guard.check(peer)
+        guard.blame(peer)
+    return guard
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.7:5000", "192.0.2.7"),
+        ("ipv6:%5B2001:db8:1:2:3::4%5D:5000", "2001:db8:1:2::/64"),
+        ("ipv6:[2001:db8:1:2:ffff::9]:5001", "2001:db8:1:2::/64"),
+        ("ipv6:%5B::ffff:192.0.2.7%5D:5000", "192.0.2.7"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:5000", "fe80::/64"),
+        ("unix:", "unix:"),
+        ("ipv4:nonsense", "ipv4:nonsense"),
+        ("ipv6:%5Bnonsense%5D:1", "ipv6:%5Bnonsense%5D:1"),
+        ("", ""),
+    ],
+)
+def test_a_peer_is_known_by_its_address(peer: str, address: str) -> None:
+    """The port does not matter, nor which address of a /64 it is, nor how IPv4 is written."""
+    assert address_of(peer) == address
+
+
+def test_a_flood_is_refused_from_any_port() -> None:
+    """Once an address has brought as many bad signatures as it may, another connection does not help it."""
+    guard = flooded(ManualClock())
+    for peer in (FLOOD, "ipv4:192.0.2.1:1001", "ipv6:%5B::ffff:192.0.2.1%5D:7"):
+        with pytest.raises(LimitError):
+            guard.check(peer)
+
+
+def test_other_addresses_are_not_affected() -> None:
+    """What one address does costs no other a thing."""
+    guard = flooded(ManualClock())
+    guard.check("ipv4:192.0.2.2:1000")
+
+
+def test_an_address_recovers() -> None:
+    """One bad signature comes back a second, and all of them in time."""
+    clock = ManualClock()
+    guard = flooded(clock)
+    clock.advance(REFILL_S)
+    guard.check(FLOOD)
+    guard.blame(FLOOD)
+    with pytest.raises(LimitError):
+        guard.check(FLOOD)
+    clock.advance(BURST * REFILL_S)
+    for _ in range(BURST):
+        guard.check(FLOOD)
+        guard.blame(FLOOD)
+
+
+def test_a_connection_that_showed_a_good_signature_stands_apart_from_its_address() -> None:
+    """A collector beside a flood is not held once it was verified, and is limited like anybody if it turns bad."""
+    guard = flooded(ManualClock())
+    collector = "ipv4:192.0.2.1:2000"
+    guard.trust(collector)
+    for _ in range(BURST):
+        guard.check(collector)
+        guard.blame(collector)
+    with pytest.raises(LimitError):
+        guard.check(collector)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """A flood from many addresses costs no more memory than was set, and the oldest are forgotten."""
+    guard = flooded(ManualClock(), max_buckets=8)
+    for n in range(100):
+        guard.blame(f"ipv4:198.51.100.{n}:1")
+        guard.trust(f"ipv4:203.0.113.{n}:1")
+    assert len(guard) == 16
+    guard.check(FLOOD)
