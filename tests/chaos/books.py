@@ -15,8 +15,8 @@ from qrng_grpc.v1.push_pb2 import PushChunksRequest
 from qrng_grpc.wire import decode_chunk
 from tests.programs import Laboratory
 
-MOST_RESENDS = 20
-"""How often a chunk may be sent before we call it "for ever"; the waits of a fast collector add up to seconds."""
+MOST_RESENDS = 500
+"""How often a chunk may be sent before we call it "for ever": a fast collector tries again while a gateway starts."""
 
 
 @dataclass(frozen=True)

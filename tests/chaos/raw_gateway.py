@@ -64,29 +64,42 @@ def reset(code: int) -> Reply:
     return lambda stream: frame(RST_STREAM, 0, stream, struct.pack(">I", code))
 
 
+_TURNS_TO_ACCEPT = 10
+"""Turns of the event loop, more than asyncio needs from a readable listener to a connection."""
+
+
 @asynccontextmanager
 async def raw_gateway(reply: Reply, may_answer: MayAnswer) -> AsyncIterator[str]:
     """Answer every call so, once it was heard to its end and `may_answer`; yields HOST:PORT."""
 
-    open_writers: dict[asyncio.StreamWriter, asyncio.Event] = {}
+    writers: set[asyncio.StreamWriter] = set()
+    async with asyncio.TaskGroup() as connections:
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ended = open_writers[writer] = asyncio.Event()
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await _serve(reader, writer, reply, may_answer)
-        writer.close()
-        ended.set()
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await _serve(reader, writer, reply, may_answer)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            writers.discard(writer)
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Know the connection from its first moment, so that none outlives the server."""
+            if server.is_serving():
+                writers.add(writer)
+                connections.create_task(serve(reader, writer))
+            else:
+                writer.transport.abort()
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
         try:
             yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
+            for _ in range(_TURNS_TO_ACCEPT):  # A server that closes forgets connections it has only half accepted.
+                await asyncio.sleep(0)
             server.close()
-            for writer, ended in open_writers.items():
+            for writer in writers:
                 writer.transport.abort()
-                await ended.wait()
-                with contextlib.suppress(ConnectionError):
-                    await writer.wait_closed()
 
 
 async def _serve(
