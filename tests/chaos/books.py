@@ -15,6 +15,8 @@ from qrng_grpc.v1.push_pb2 import PushChunksRequest
 from qrng_grpc.wire import decode_chunk
 from tests.programs import Laboratory
 
+ROOMY = 8 << 20
+"""A queue that does not overflow while a gateway starts, however slowly; bytes never sent are another test's."""
 MOST_RESENDS = 500
 """How often a chunk may be sent before we call it "for ever": a fast collector tries again while a gateway starts."""
 

@@ -18,7 +18,7 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource, ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.testing.relay import relaying
-from tests.chaos.books import check_collector_line, check_gateway_line, replay
+from tests.chaos.books import ROOMY, check_collector_line, check_gateway_line, replay
 from tests.integration.fronts import until
 from tests.ledger import Ledger
 from tests.programs import CHUNK_BYTES, PUSH_METHOD, Laboratory, disposed_count, free_address
@@ -150,11 +150,11 @@ async def test_an_epoch_below_the_mark(lab: Laboratory) -> None:
     """
     async with relaying(free_address(), lab.push_address) as relay, lab.gateway() as first:
         lab.put_epoch(1 << 62)
-        async with lab.collector(mock_seed=1, push_url=relay.address) as ahead:
+        async with lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as ahead:
             await lab.settled(lambda books: books.stored_bytes > 0)
             assert await ahead.end() == 0
         lab.delete_epoch()
-        async with lab.collector(mock_seed=2, push_url=relay.address) as collector:
+        async with lab.collector(mock_seed=2, push_url=relay.address, buffer_size=ROOMY) as collector:
             at_hold, held_from = await lab.accounting(), len(relay.calls)
             await until(lambda: len(relay.calls) > held_from + 3)
             assert relay.calls[-2].status == "FAILED_PRECONDITION"

@@ -11,6 +11,7 @@ import pytest
 from qrng_client.status import Accounting
 from qrng_grpc.testing.relay import Relay, relaying
 from tests.chaos.books import (
+    ROOMY,
     before_start,
     check_collector_line,
     check_gateway_line,
@@ -50,7 +51,7 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
     async with (
         relaying(free_address(), lab.push_address) as relay,
         lab.gateway() as first,
-        lab.collector(mock_seed=1, push_url=relay.address) as collector,
+        lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as collector,
     ):
         await lab.settled(lambda books: books.pooled_bytes >= SOME)
         served = await lab.read_all()
@@ -94,13 +95,13 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
 async def test_a_collector_killed_mid_push(lab: Laboratory) -> None:
     """A collector that comes back begins a higher epoch; what it had sent stands, and its old calls are refused."""
     async with relaying(free_address(), lab.push_address) as relay, lab.gateway() as gateway:
-        async with lab.collector(mock_seed=1, push_url=relay.address) as first:
+        async with lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as first:
             at_kill = await stopped_mid_push(lab, relay)
             await first.kill()
         old_calls = list(relay.calls)
         early = await replay(lab, old_calls)
         relay.go_on()
-        async with lab.collector(mock_seed=2, push_url=relay.address) as second:
+        async with lab.collector(mock_seed=2, push_url=relay.address, buffer_size=ROOMY) as second:
             await lab.settled(lambda books: books.stored_bytes >= at_kill.stored_bytes + SOME)
             assert await second.end() == 0
         new_calls = relay.calls[len(old_calls) :]
@@ -130,7 +131,7 @@ async def test_a_gateway_restarted_politely(lab: Laboratory) -> None:
     """SIGTERM loses nobody's count: what the pool held is dropped and counted, and old calls stay duplicates."""
     async with (
         relaying(free_address(), lab.push_address) as relay,
-        lab.collector(mock_seed=1, push_url=relay.address) as collector,
+        lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as collector,
     ):
         async with lab.gateway() as first:
             await lab.settled(lambda books: books.stored_bytes >= SOME)
