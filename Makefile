@@ -5,8 +5,8 @@ SHELL := /bin/bash -o pipefail
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Tests mostly wait for each other's sockets, so more of them than cores run side by side.
-WORKERS := 4
+# How many tests run side by side: one for each of two cores. More only makes them wait for each other.
+WORKERS := 2
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 # Paths as protoc wants them, below protos/. Only these files define services.

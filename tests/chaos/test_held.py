@@ -156,8 +156,9 @@ async def test_an_epoch_below_the_mark(lab: Laboratory) -> None:
         lab.delete_epoch()
         async with lab.collector(mock_seed=2, push_url=relay.address, buffer_size=ROOMY) as collector:
             at_hold, held_from = await lab.accounting(), len(relay.calls)
+            # A relay that still writes when a call ends may hear INTERNAL of its own making, so not every call tells.
+            await until(lambda: "FAILED_PRECONDITION" in [call.status for call in relay.calls[held_from:]])
             await until(lambda: len(relay.calls) > held_from + 3)
-            assert relay.calls[-2].status == "FAILED_PRECONDITION"
             assert (await lab.accounting()).stored_bytes == at_hold.stored_bytes
 
             served = await lab.read_all()

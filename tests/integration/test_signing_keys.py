@@ -241,25 +241,26 @@ async def test_real_programs_take_keys_on_sighup(tmp_path: Path) -> None:
     flat = ("HMAC_SECRET_KEY", "HMAC_KEY_ID")
     gateway_environ = lab.gateway_environ(signing_keys_file=at_gateway, buffer_size=64 << 20)
     collector_environ = lab.collector_environ(signing_keys_file=at_collector)
-    async with (
-        running("gateway", environ=without(gateway_environ, *flat, "COLLECTOR_ID", "BEST_CLASS")) as gateway,
-        running("collector", environ=without(collector_environ, *flat)) as collector,
-    ):
+    async with running("gateway", environ=without(gateway_environ, *flat, "COLLECTOR_ID", "BEST_CLASS")) as gateway:
         await gateway.event("gateway_serves")
-        await lab.settled(lambda accounting: accounting.stored_bytes > 0)
-        for program, records in ((gateway, (hmac_record("old"), public)), (collector, (private,))):
-            put(at_gateway if program is gateway else at_collector, *records)
-            os.kill(program.pid, signal.SIGHUP)
-            await program.event("signing_keys_reloaded")
-        async with lab.client() as client:
-            while not any(  # noqa: ASYNC110 - of a process
-                key.last_used_ns for key in (await client.status()).keys if key.key_id == "new"
+        async with running("collector", environ=without(collector_environ, *flat)) as collector:
+            await lab.settled(lambda accounting: accounting.stored_bytes > 0)
+            for program, file, records in (
+                (gateway, at_gateway, (hmac_record("old"), public)),
+                (collector, at_collector, (private,)),
             ):
-                await asyncio.sleep(0.01)
-        assert await collector.end() == 0
+                put(file, *records)
+                os.kill(program.pid, signal.SIGHUP)
+                await program.event("signing_keys_reloaded")
+            async with lab.client() as client:
+                while not any(  # noqa: ASYNC110 - of a process
+                    key.last_used_ns for key in (await client.status()).keys if key.key_id == "new"
+                ):
+                    await asyncio.sleep(0.01)
+            assert await collector.end() == 0
         assert await gateway.end() == 0
-        assert collector.accounting["captured"] == collector.accounting["disposed"] == gateway.accounting["stored"]
-        assert not [event for event in gateway.events if event["event"] == "chunk_held"]
+    assert collector.accounting["captured"] == collector.accounting["disposed"] == gateway.accounting["stored"]
+    assert not [event for event in gateway.events if event["event"] == "chunk_held"]
 
 
 def without(environ: dict[str, str], *endings: str) -> dict[str, str]:
