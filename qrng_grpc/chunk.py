@@ -31,6 +31,13 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def checked_id(text: str) -> str:
+    """Return `text` if it has the form of an id. Raises ValueError."""
+    if not is_id(text):
+        raise ValueError("expected 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit first")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class BlockLabel:
     """What a source says of its bytes."""

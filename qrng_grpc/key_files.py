@@ -26,7 +26,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from qrng_grpc.chunk import is_id
+from qrng_grpc.chunk import checked_id
 from qrng_grpc.config import describe_mistake, read_yaml
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.files import refuse_shared
@@ -39,13 +39,6 @@ _ALGORITHMS = {name: algorithm for algorithm, name in ALGORITHM_NAMES.items()}
 _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _HEX_KEY = re.compile(r"[0-9A-Fa-f]{64}")
 _UNIX = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
-def checked_id(text: str) -> str:
-    """Return `text` if it has the form of an id. Raises ValueError."""
-    if not is_id(text):
-        raise ValueError("expected 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit first")
-    return text
 
 
 def _checked_hex(text: str) -> str:

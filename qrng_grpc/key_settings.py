@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
+from qrng_grpc.chunk import checked_id
 from qrng_grpc.config import Settings
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.key_files import checked_id, read_key_file
+from qrng_grpc.key_files import read_key_file
 from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, KeyRecord
 from qrng_grpc.labels import SourceClass
 

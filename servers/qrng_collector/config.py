@@ -19,8 +19,8 @@ from pydantic_settings import NoDecode
 
 from qrng_collector.source_settings import AnySource, check_mix, check_own_pace, check_sources
 from qrng_collector.spool import MIN_SPOOL_BYTES, read_spool_key
-from qrng_collector.target import MAX_POOLS, PoolTarget, PushTls, checked_id, gateway_address
-from qrng_grpc.chunk import MAX_CHUNK_BYTES
+from qrng_collector.target import MAX_POOLS, PoolTarget, PushTls, gateway_address
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.key_files import read_key_file

@@ -16,9 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from qrng_collector.target import checked_id
 from qrng_grpc.channel import Endpoint
-from qrng_grpc.chunk import MAX_CHUNK_BYTES, MAX_DEVICE_IDS
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, MAX_DEVICE_IDS, checked_id
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.files import refuse_shared
 from qrng_grpc.generic_codec import MessageShape

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from qrng_grpc.chunk import is_id
+from qrng_grpc.chunk import checked_id
 from qrng_grpc.config import host_and_port
 from qrng_grpc.tls import TlsFiles, read_authorities, read_chain, read_key
 
@@ -96,13 +96,6 @@ class PoolTarget(PushTls):
         if self.push_ca_file is not None:
             return self
         return self.model_copy(update={name: getattr(other, name) for name in PushTls.model_fields})
-
-
-def checked_id(text: str) -> str:
-    """Return `text`. Raises ValueError when it does not have the form of an id."""
-    if not is_id(text):
-        raise ValueError("expected 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit first")
-    return text
 
 
 def gateway_address(address: str) -> str:

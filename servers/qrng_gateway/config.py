@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from qrng_grpc.chunk import MAX_CHUNK_BYTES
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.key_files import checked_id, read_key_file
+from qrng_grpc.key_files import read_key_file
 from qrng_grpc.key_settings import KeySettings, V, in_one_form
 from qrng_grpc.keys import KeyRecord
 from qrng_grpc.labels import BEST_FIRST, SourceClass
