@@ -2,8 +2,9 @@
 
 Idea: `claim` is the only way bytes leave, all or nothing. There is one lane per class and processing,
 so weaker bytes never dilute better ones; a claim takes from the weakest lane that satisfies it, so
-better bytes are left for those who need them. Whoever cannot be served at once stands in one line, in
-order; a newcomer passes it only where nobody ahead could use the bytes.
+better bytes are left for those who need them. Whoever cannot be served at once stands in one line, where
+clients take turns; a claim passes others only where nobody ahead could use the bytes, or where they are
+reserved for its client.
 
 Everything is bounded: bytes, chunks (each counts as at least 1 KiB, so that a flood of tiny chunks
 cannot fill memory with book-keeping), waiters and waiting time.
@@ -12,13 +13,16 @@ cannot fill memory with book-keeping), waiters and waiting time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from typing import Literal, TypeVar
 
+from qrng_gateway.forecast import Forecast
 from qrng_gateway.lane import FOREVER_NS, Lane, Origin, Stored
+from qrng_gateway.line import Line, Place
+from qrng_gateway.reservations import Reservations
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
@@ -26,8 +30,8 @@ from qrng_grpc.labels import BEST_FIRST, Custody, HealthVerdict, Processing, Sou
 
 L = TypeVar("L")
 Overflow = Literal["drop_oldest", "backpressure"]
+_Kind = tuple[SourceClass, Processing | None]
 
-RETRY_HINT_S = 1.0
 _LEAST_CHARGE = 1024
 _MAX_NAMES = 16
 _SHARED_ORIGINS = 1024
@@ -92,10 +96,9 @@ class LaneLevel:
 
 
 @dataclass(eq=False, slots=True)
-class _Waiter:
+class _Waiting:
     """A claim in line. Its future holds what it was granted, or why not."""
 
-    n: int
     spec: ClaimSpec
     granted: asyncio.Future[Claimed]
 
@@ -126,14 +129,16 @@ class Pool:
         self._overflow = overflow
         self.best_class = best_class
         """The best class any key may claim now."""
-        self._max_waiting = max_waiting
+        self.forecast = Forecast(clock)
         self._clock = clock
         self._draining = False
         self._reserved_bytes = self._reserved_chunks = 0
-        self._line: dict[_Waiter, None] = {}
+        self._line: Line[_Kind, _Waiting] = Line(max_waiting)
+        self._reservations = Reservations()
         # Weakest first, which is the order claims try them in; MIXED before NONE.
         self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), (Processing.MIXED, Processing.NONE))}
         self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
+        self._overlap = lru_cache(maxsize=None)(self._find_overlap)
         self._displaceable = lru_cache(maxsize=None)(self._find_displaceable)
 
     @property
@@ -163,17 +168,18 @@ class Pool:
         its own class; never a better one, and nothing at all when that would not suffice.
         """
         self.expire()
-        bytes_over, chunks_over = self._excess(len(block))
+        n = len(block)
+        bytes_over, chunks_over = self._excess(n)
         if (bytes_over > 0 or chunks_over > 0) and not self._displace(block, bytes_over, chunks_over):
             return False
-        self._reserved_bytes += len(block)
+        self._reserved_bytes += n
         self._reserved_chunks += 1
         return True
 
     def _displace(self, block: Block, bytes_over: int, chunks_over: int) -> bool:
         """Destroy so many bytes and chunks, or more, in favour of `block`; False, and nothing, where it may not."""
-        displaceable = self._displaceable(block.label.source_class)
-        if bytes_over > sum(lane.level for lane in displaceable) or chunks_over > sum(map(len, displaceable)):
+        displaceable = _filled(self._displaceable(block.label.source_class))
+        if bytes_over > sum([lane.level for lane in displaceable]) or chunks_over > sum(map(len, displaceable)):
             return False
         for lane in displaceable:
             while len(lane) and (bytes_over > 0 or chunks_over > 0):
@@ -194,14 +200,14 @@ class Pool:
 
     def store_all(self, blocks: Iterable[tuple[Block, str]], collector_id: str) -> None:
         """Put each of `blocks`, with the id of its key, into the room reserved for it; serve whoever waits for them."""
+        before = self.counters.stored
         for block, key_id in blocks:
             self.release(block)
             label = block.label
             lane = self._lanes[label.source_class, label.processing]
             lane.insert(Stored(block, _shared_origin(label, collector_id, key_id)))
             self.counters.stored += len(block)
-        if self._line:
-            self._serve_line()
+        self._serve_arrivals(self.counters.stored - before)
 
     def purge(self, key_id: str) -> int:
         """Destroy what the key `key_id` vouched for, since nobody does any more. Returns the bytes."""
@@ -227,12 +233,22 @@ class Pool:
 
     # Bytes out
 
-    async def claim(self, n: int, spec: ClaimSpec, client: str, patience_s: float) -> Claimed:
+    def keep_for(self, reservations: Mapping[str, tuple[int, SourceClass]]) -> None:
+        """Keep for each client so many bytes of a class or better that nobody else may claim."""
+        self._reservations.replace(
+            {
+                client: (most, self._acceptable(least_class, None))
+                for client, (most, least_class) in reservations.items()
+            }
+        )
+
+    async def claim(self, n: int, spec: ClaimSpec, client: str, patience_s: float, *, weight: int = 1) -> Claimed:
         """Take `n` bytes for `client`, irrevocably, waiting in line at most `patience_s` seconds.
 
-        Raises WeakerSourceError or InvalidRequestError at once when no waiting could help,
-        PoolShortError when the bytes did not come in time, LimitError when the line is full,
-        DrainingError when the gateway ends. Cancelled, it leaves the line and takes nothing.
+        In line, clients take turns by bytes over `weight`. Raises WeakerSourceError or InvalidRequestError
+        at once when no waiting could help, PoolShortError when the bytes did not come in time, LimitError
+        when there is no place in line, DrainingError when the gateway ends. Cancelled, it leaves the line
+        and takes nothing.
         """
         if self._draining:
             raise DrainingError("the gateway is ending; reconnect")
@@ -240,63 +256,95 @@ class Pool:
             raise WeakerSourceError("every source of this gateway is weaker than the least class asked for")
         if n > self.capacity:
             raise InvalidRequestError("more bytes than the pool can hold", field="bytes_needed")
-        claimed = self._attempt(n, spec, self._promised(spec) if self._line else {})
-        return claimed or await self._wait(n, spec, patience_s)
+        if not len(self._line) or not self._contested(spec) or self._reservations.covers(client, n):
+            claimed = self._attempt(n, spec, client, {})
+            if claimed is not None:
+                return claimed
+        return await self._wait(
+            Place(client, weight, n, (spec.least_class, spec.processing), _Waiting(spec, _future())), patience_s
+        )
 
-    async def _wait(self, n: int, spec: ClaimSpec, patience_s: float) -> Claimed:
-        if patience_s <= 0:
-            raise _short()
-        if len(self._line) >= self._max_waiting:
-            raise LimitError("too many claims are waiting", retry_after_s=RETRY_HINT_S)
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(n, spec, loop.create_future())
-        self._line[waiter] = None
-        bell = loop.call_later(patience_s, _refuse, waiter, _short())
+    async def _wait(self, place: Place[_Kind, _Waiting], patience_s: float) -> Claimed:
+        if self._line.full(place.client_id):
+            if patience_s <= 0:
+                raise self._short(place)
+            raise LimitError("too many claims are waiting", retry_after_s=self._hint_s(place))
+        granted = place.claim.granted
+        self._line.join(place)
         try:
-            return await waiter.granted
+            self._serve_line()  # its turn may come before that of others
+            if not granted.done() and patience_s <= 0:
+                raise self._short(place)
+            bell = asyncio.get_running_loop().call_later(patience_s, self._give_up, place)
+            try:
+                return await granted
+            finally:
+                bell.cancel()
         finally:
-            bell.cancel()
-            if waiter.granted.done() and not waiter.granted.cancelled():
-                waiter.granted.exception()  # looked at, so that asyncio does not report it as lost
-            if self._line.pop(waiter, _ABSENT) is not _ABSENT:
+            if granted.done() and not granted.cancelled():
+                granted.exception()  # looked at, so that asyncio does not report it as lost
+            if place in self._line:
+                self._line.leave(place)
                 self._serve_line()
 
+    def _give_up(self, place: Place[_Kind, _Waiting]) -> None:
+        _refuse(place.claim, self._short(place))
+
+    def _short(self, place: Place[_Kind, _Waiting]) -> PoolShortError:
+        return PoolShortError("the pool did not hold enough bytes in time", retry_after_s=self._hint_s(place))
+
+    def _hint_s(self, place: Place[_Kind, _Waiting]) -> float:
+        """Return when as many bytes as are waited for will have come besides those that are there."""
+        wanted = self._line.size + (0 if place in self._line else place.size)
+        there = sum(lane.level for lane in self._acceptable(*place.kind))
+        return round(self.forecast.seconds_until(max(place.size, wanted - there)), 1)
+
+    def _contested(self, spec: ClaimSpec) -> bool:
+        """Say whether anybody in line waits for bytes that `spec` could take."""
+        kind = (spec.least_class, spec.processing)
+        return any(self._overlap(kind, other) for other in self._line.kinds)
+
+    def _serve_arrivals(self, arrived: int) -> None:
+        if self._reservations:
+            self._reservations.refill(arrived)
+            self._serve_reserved()
+        if self._line:
+            self._serve_line()
+
     def _serve_line(self) -> None:
-        """Grant, in order, whatever can be granted; nobody gets bytes that someone ahead is waiting for."""
+        """Grant whatever can be granted, in turn; nobody gets bytes that someone ahead is waiting for."""
         promised: dict[Lane, int] = {}
-        for waiter in list(self._line):
-            if waiter.granted.done():
-                continue
+        for place in self._line:
             if not _any_left(self._lanes.values(), promised):
                 return
-            claimed = self._attempt(waiter.n, waiter.spec, promised)
+            waiting = place.claim
+            if waiting.granted.done():
+                continue
+            claimed = self._attempt(place.size, waiting.spec, place.client_id, promised)
             if claimed is None:
-                self._promise(waiter.spec, promised)
+                self._promise(waiting.spec, promised)
             else:
-                del self._line[waiter]
-                waiter.granted.set_result(claimed)
+                self._line.serve(place)
+                waiting.granted.set_result(claimed)
 
-    def _promised(self, spec: ClaimSpec) -> dict[Lane, int]:
-        """Return, per lane, the capture start from which bytes belong to those in line.
-
-        Stops looking once nothing is left that `spec` could take.
-        """
-        promised: dict[Lane, int] = {}
-        wanted = self._acceptable(spec.least_class, spec.processing)
-        for waiter in self._line:
-            if not _any_left(wanted, promised):
-                break
-            if not waiter.granted.done():
-                self._promise(waiter.spec, promised)
-        return promised
+    def _serve_reserved(self) -> None:
+        """Grant what bytes reserved for a client suffice for, whoever is ahead of it."""
+        for place in self._line.places():
+            if place.claim.granted.done() or not self._reservations.covers(place.client_id, place.size):
+                continue
+            claimed = self._attempt(place.size, place.claim.spec, place.client_id, {})
+            if claimed is not None:
+                self._line.serve(place)
+                place.claim.granted.set_result(claimed)
 
     def _promise(self, spec: ClaimSpec, promised: dict[Lane, int]) -> None:
         from_ns = self._from_ns(spec)
         for lane in self._acceptable(spec.least_class, spec.processing):
             promised[lane] = min(from_ns, promised.get(lane, FOREVER_NS))
 
-    def _attempt(self, n: int, spec: ClaimSpec, promised: dict[Lane, int]) -> Claimed | None:
+    def _attempt(self, n: int, spec: ClaimSpec, client: str, promised: dict[Lane, int]) -> Claimed | None:
         """Take `n` bytes now, or nothing. `promised` bounds each lane from above."""
+        held = self._reservations.held_from(client) if self._reservations else _NOTHING_HELD
         lanes = self._acceptable(spec.least_class, spec.processing)
         from_ns = self._from_ns(spec)
         expired_ns = self._clock.now_ns() - self._ttl_ns
@@ -305,16 +353,18 @@ class Pool:
         for lane in lanes:
             self.counters.expired += lane.expire(expired_ns)
             share = lane.available(n - total, from_ns, promised.get(lane, FOREVER_NS))
+            if held:
+                share = max(0, min(share, lane.level - held.get(lane, 0)))
             if share == n:
-                return self._take([(lane, n)], from_ns)
+                return self._take([(lane, n)], from_ns, client)
             if spec.span_lanes and share:
                 shares.append((lane, share))
                 total += share
                 if total == n:
-                    return self._take(shares, from_ns)
+                    return self._take(shares, from_ns, client)
         return None
 
-    def _take(self, shares: list[tuple[Lane, int]], from_ns: int) -> Claimed:
+    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, client: str) -> Claimed:
         used: list[Stored] = []
         parts = []
         for lane, share in shares:
@@ -324,6 +374,8 @@ class Pool:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self.counters.served += len(data)
         self.counters.claims += 1
+        if self._reservations:
+            self._reservations.settle(client)
         return Claimed(data, _label(used))
 
     def _from_ns(self, spec: ClaimSpec) -> int:
@@ -333,20 +385,25 @@ class Pool:
             return from_ns
         return max(from_ns, self._clock.now_ns() - int(spec.max_age_s * NS_PER_S))
 
-    # Ends
+    # Time passes
+
+    def look_ahead(self) -> None:
+        """Take note of how fast bytes come and go; about once a second."""
+        self.forecast.look(self.counters.stored, self.counters.served)
 
     def expire(self) -> None:
         """Destroy what has passed the age limit."""
         before_ns = self._clock.now_ns() - self._ttl_ns
-        for lane in self._lanes.values():
-            if lane.level:
-                self.counters.expired += lane.expire(before_ns)
+        for lane in _filled(self._lanes.values()):
+            self.counters.expired += lane.expire(before_ns)
+
+    # Ends
 
     def drain(self) -> None:
         """Refuse every claim from now on, those in line included."""
         self._draining = True
-        for waiter in self._line:
-            _refuse(waiter, DrainingError("the gateway is ending; reconnect"))
+        for place in self._line.places():
+            _refuse(place.claim, DrainingError("the gateway is ending; reconnect"))
 
     def wipe(self) -> None:
         """Overwrite everything that is left, and count it as dropped."""
@@ -357,10 +414,10 @@ class Pool:
 
     def _excess(self, n: int) -> tuple[int, int]:
         """Return by how many bytes and chunks the pool would be over, with `n` bytes more in one chunk."""
-        chunks = sum(map(len, self._lanes.values()))
+        filled = _filled(self._lanes.values())
         return (
-            self.level + self._reserved_bytes + n - self.capacity,
-            chunks + self._reserved_chunks + 1 - self._max_chunks,
+            sum([lane.level for lane in filled]) + self._reserved_bytes + n - self.capacity,
+            sum(map(len, filled)) + self._reserved_chunks + 1 - self._max_chunks,
         )
 
     def _find_displaceable(self, newcomer: SourceClass) -> tuple[Lane, ...]:
@@ -380,12 +437,20 @@ class Pool:
             if source_class.at_least(least_class) and processing in (None, lane_processing)
         )
 
+    def _find_overlap(self, one: _Kind, other: _Kind) -> bool:
+        return not set(self._acceptable(*one)).isdisjoint(self._acceptable(*other))
 
-_ABSENT = object()
+
+_NOTHING_HELD: dict[Lane, int] = {}
 
 
-def _short() -> PoolShortError:
-    return PoolShortError("the pool did not hold enough bytes in time", retry_after_s=RETRY_HINT_S)
+def _future() -> asyncio.Future[Claimed]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _filled(lanes: Iterable[Lane]) -> list[Lane]:
+    """Return those of `lanes` that hold bytes: most are empty, most of the time."""
+    return [lane for lane in lanes if lane.level]
 
 
 def _any_left(lanes: Iterable[Lane], promised: dict[Lane, int]) -> bool:
@@ -397,9 +462,9 @@ def _any_left(lanes: Iterable[Lane], promised: dict[Lane, int]) -> bool:
     return False
 
 
-def _refuse(waiter: _Waiter, error: Exception) -> None:
-    if not waiter.granted.done():
-        waiter.granted.set_exception(error)
+def _refuse(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.granted.done():
+        waiting.granted.set_exception(error)
 
 
 @lru_cache(maxsize=_SHARED_ORIGINS)

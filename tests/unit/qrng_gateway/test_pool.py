@@ -272,12 +272,12 @@ async def test_a_waiting_claim_is_met_when_bytes_arrive(clock):
     assert pool.waiting == 0
 
 
-async def test_claims_are_met_in_order(clock):
-    """Nobody passes a claim that waits for the same bytes, small as the newcomer's may be."""
+async def test_claims_of_one_client_are_met_in_order(clock):
+    """No claim passes one of the same client that waits for the same bytes, small as the newcomer may be."""
     pool = make_pool(clock)
-    big = asyncio.create_task(pool.claim(100, ANY, "big", LONG))
+    big = asyncio.create_task(pool.claim(100, ANY, "c", LONG))
     await settled()
-    small = asyncio.create_task(pool.claim(1, ANY, "small", LONG))
+    small = asyncio.create_task(pool.claim(1, ANY, "c", LONG))
     await settled()
     put(pool, block(50, clock))
     await settled()
@@ -304,15 +304,15 @@ class CountedClock(ManualClock):
 async def test_a_long_line_costs_an_arriving_chunk_nothing(max_age_s):
     """Once those ahead need all bytes there are, nobody further back is tried, nor a newcomer compared with them."""
     clock = CountedClock()
-    pool = make_pool(clock, max_waiting=500)
+    pool = make_pool(clock, max_waiting=501)
     spec = ClaimSpec(SourceClass.QUANTUM, max_age_s=max_age_s)
-    line = [asyncio.create_task(pool.claim(1000, spec, "c", LONG)) for _ in range(500)]
+    line = [asyncio.create_task(pool.claim(1000, spec, f"c{i % 2}", LONG)) for i in range(500)]
     await settled()
     assert pool.waiting == 500
     clock.looks = 0
     put(pool, block(10, clock))
     with pytest.raises(PoolShortError):
-        await pool.claim(1, spec, "newcomer", NOW)
+        await pool.claim(1000, spec, "newcomer", NOW)
     assert clock.looks < 20
     pool.drain()
     await asyncio.gather(*line, return_exceptions=True)
@@ -392,6 +392,66 @@ async def test_the_line_is_bounded(clock):
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_clients_take_turns_by_bytes(clock):
+    """Who floods the line waits behind itself: another client's claim comes before the flood's second."""
+    pool = make_pool(clock, max_waiting=100)
+    flood = [asyncio.create_task(pool.claim(100, ANY, "greedy", LONG)) for _ in range(10)]
+    await settled()
+    modest = asyncio.create_task(pool.claim(100, ANY, "modest", LONG))
+    await settled()
+    put(pool, block(200, clock))
+    await settled()
+    assert modest.done()
+    assert [task.done() for task in flood] == [True] + [False] * 9
+    pool.drain()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_reserved_bytes_are_for_their_client_alone(clock):
+    """Others are refused what is kept for a client, which gets it at once, even past a line."""
+    pool = make_pool(clock)
+    pool.keep_for({"vip": (100, SourceClass.SIMULATED)})
+    put(pool, block(200, clock))
+    assert len((await pool.claim(100, ANY, "other", NOW)).data) == 100
+    with pytest.raises(PoolShortError):
+        await pool.claim(1, ANY, "other", NOW)
+    line = asyncio.create_task(pool.claim(50, ANY, "other", LONG))
+    await settled()
+    assert len((await pool.claim(100, ANY, "vip", NOW)).data) == 100
+    put(pool, block(100, clock))
+    assert len((await line).data) == 50
+    with pytest.raises(PoolShortError):
+        await pool.claim(51, ANY, "vip", NOW)
+
+
+async def test_a_waiting_client_gets_its_reserved_bytes_past_those_ahead(clock):
+    """What has been set aside for a client meets its claim in line, though others are ahead of it."""
+    pool = make_pool(clock)
+    pool.keep_for({"vip": (100, SourceClass.SIMULATED)})
+    ahead = asyncio.create_task(pool.claim(1000, ANY, "other", LONG))
+    await settled()
+    vip = asyncio.create_task(pool.claim(100, ANY, "vip", LONG))
+    await settled()
+    put(pool, block(200, clock))
+    assert len((await vip).data) == 100
+    assert not ahead.done()
+    pool.drain()
+    await asyncio.gather(ahead, return_exceptions=True)
+
+
+async def test_a_hint_says_when_the_bytes_will_have_come(clock):
+    """A claim that is refused for want of bytes learns in how many seconds the inflow brings as many."""
+    pool = make_pool(clock)
+    for _ in range(60):
+        put(pool, block(100, clock))
+        clock.advance(1)
+        pool.look_ahead()
+        await pool.claim(100, ANY, "c", NOW)
+    with pytest.raises(PoolShortError) as caught:
+        await pool.claim(1000, ANY, "c", NOW)
+    assert caught.value.retry_after_s == pytest.approx(10, rel=0.1)
 
 
 async def test_drain_refuses_those_in_line_and_all_that_follow(clock):
