@@ -2,8 +2,9 @@
 
 Idea: a program's settings are one model. Values come, strongest first, from the command line, the
 environment, a `.env` file, a YAML file and the model's defaults; names that nobody knows are
-mistakes, and every mistake is reported in one go, by setting name and without its value. The
-environment is an argument, so that nothing ambient changes a test.
+mistakes, and every mistake is reported in one go, by setting name and without its value. A file that
+sets a secret must be its reader's alone; one without secrets may be anybody's to read. The environment
+is an argument, so that nothing ambient changes a test.
 
 Checks that concern two settings are field validators of the later one (they see the earlier ones in
 `info.data`), because validators of the whole model would only run once all fields are right.
@@ -14,13 +15,13 @@ from __future__ import annotations
 import difflib
 import io
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from dotenv.parser import parse_stream
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -30,6 +31,7 @@ from pydantic_settings import (
 )
 
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.files import refuse_shared
 
 NESTING = "__"
 
@@ -113,18 +115,25 @@ def load(
     `prefix`, in either case, nested with `__`. Of several `env_files` the later wins. Names that do
     not start with `prefix` are not ours and are left alone.
 
-    Raises ConfigError with every mistake found.
+    Raises ConfigError with every mistake found; a file that sets a secret and that others can read or change
+    is one.
     """
     mistakes: list[str] = []
-    dotenv = _read_env_files(env_files, mistakes)
+    dotenv: dict[str, str] = {}
+    for path in env_files:
+        lines = _read_env_file(path, mistakes)
+        mistakes += _exposed(path, model, _values(model, prefix, lines))
+        dotenv |= lines
     flags = {prefix + name: value for name, value in (overrides or {}).items()}
     # In upper case before they are merged, or a weaker layer could win by another spelling.
     merged = {name.upper(): value for layer in (dotenv, environ, flags) for name, value in layer.items()}
     ours = {name: value for name, value in merged.items() if name.startswith(prefix)}
     values = {} if yaml_file is None else read_yaml(yaml_file, mistakes)
-    read = _Environment(model, prefix, ours)()
-    mistakes += _unknown_names(model, prefix, ours, read)
-    _overlay(values, read)
+    if yaml_file is not None:
+        mistakes += _exposed(yaml_file, model, values)
+    stronger = _values(model, prefix, ours)
+    mistakes += _unknown_names(model, prefix, ours, stronger)
+    _overlay(values, stronger)
     try:
         settings = model(**values)
     except ValidationError as error:
@@ -164,20 +173,52 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _read_env_files(paths: Sequence[Path], mistakes: list[str]) -> dict[str, str]:
+def _read_env_file(path: Path, mistakes: list[str]) -> dict[str, str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
+        return {}
     values: dict[str, str] = {}
-    for path in paths:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
-            continue
-        for line in parse_stream(io.StringIO(text)):
-            if line.key is not None and line.value is not None:
-                values[line.key] = line.value
-            elif line.error or line.key is not None:
-                mistakes.append(f"{path}: line {line.original.line}: expected NAME=VALUE")
+    for line in parse_stream(io.StringIO(text)):
+        if line.key is not None and line.value is not None:
+            values[line.key] = line.value
+        elif line.error or line.key is not None:
+            mistakes.append(f"{path}: line {line.original.line}: expected NAME=VALUE")
     return values
+
+
+def _values(model: type[Settings], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an environment sets, as the tree it stands for."""
+    return _Environment(model, prefix, environ)()
+
+
+def _exposed(path: Path, model: type[Settings], values: Mapping[str, Any]) -> list[str]:
+    """Return a mistake when the file at `path`, which sets `values`, holds a secret and is not its reader's alone."""
+    secrets = sorted(set(_secrets(model, values)))
+    if secrets:
+        try:
+            refuse_shared(path)
+        except ValueError as error:
+            return [f"{path}: sets {', '.join(secrets)}, so it must be yours alone, but {error}"]
+    return []
+
+
+def _secrets(kind: Any, value: Any, name: str = "") -> Iterator[str]:
+    """Yield the name of each secret that `value`, meant for a setting of type `kind`, sets."""
+    if kind is SecretStr:
+        if value:
+            yield name
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _secrets(kind, item, name)
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        for field, inside in kind.model_fields.items():
+            if isinstance(value, Mapping) and field in value:
+                yield from _secrets(inside.annotation, value[field], f"{name}.{field}" if name else field)
+    else:
+        for part in get_args(kind):
+            yield from _secrets(part, value, name)
 
 
 def read_yaml(path: Path, mistakes: list[str]) -> dict[str, Any]:

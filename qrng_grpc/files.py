@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.state import sync_directory
 
 LOOK_S = 1.0
 """Seconds between two looks at the files."""
@@ -86,6 +88,55 @@ def refuse_shared(path: Path) -> None:
         raise ValueError("belongs to another user")
     if stat.S_IMODE(state.st_mode) & (0o027 if state.st_uid == 0 else 0o077):
         raise ValueError("can be read or changed by others; chmod 600 it")
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse what others could exchange, though they may read it: it is ours or root's, and nobody else may write.
+
+    Raises ValueError.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({type(error).__name__})") from None
+    if state.st_uid not in (os.geteuid(), 0):
+        raise ValueError("belongs to another user")
+    if stat.S_IMODE(state.st_mode) & 0o022:
+        raise ValueError("can be changed by others; chmod go-w it")
+
+
+def replace_whole(path: Path, content: bytes, *, new_mode: int) -> None:
+    """Write `path` so that it holds all of `content` or what it held before.
+
+    It keeps its owner and mode; a new file gets `new_mode`. A link to it stays a link. Raises OSError.
+    """
+    path = path.resolve()
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    newborn = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            _take_after(path, file.fileno(), new_mode)
+            file.flush()
+            os.fsync(file.fileno())
+        newborn.replace(path)
+    except BaseException:  # whatever ends the writing, half a file must not stay
+        newborn.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def _take_after(path: Path, descriptor: int, new_mode: int) -> None:
+    """Give a file owner and mode of `path`, or `new_mode` where there is no such file."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        os.fchmod(descriptor, new_mode)
+        return
+    ours = os.fstat(descriptor)
+    if (ours.st_uid, ours.st_gid) != (state.st_uid, state.st_gid):
+        os.fchown(descriptor, state.st_uid, state.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(state.st_mode))
 
 
 def _stamp_of(path: Path) -> tuple[int, ...] | None:

@@ -19,12 +19,11 @@ refused. Every mistake is reported at once, by record and field, and never with 
 
 from __future__ import annotations
 
-import datetime
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qrng_grpc.chunk import checked_id
 from qrng_grpc.config import describe_mistake, read_yaml
@@ -32,13 +31,12 @@ from qrng_grpc.errors import ConfigError
 from qrng_grpc.files import refuse_shared
 from qrng_grpc.keys import ALGORITHM_NAMES, KeyRecord
 from qrng_grpc.labels import SourceClass
+from qrng_grpc.moments import Moment
 
 MAX_RECORDS = 1000
 _ALGORITHMS = {name: algorithm for algorithm, name in ALGORITHM_NAMES.items()}
 
-_RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _HEX_KEY = re.compile(r"[0-9A-Fa-f]{64}")
-_UNIX = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def _checked_hex(text: str) -> str:
@@ -53,25 +51,8 @@ def _checked_algorithm(name: str) -> str:
     return name
 
 
-def _moment_ns(value: Any) -> Any:
-    """Return a time as nanoseconds of Unix time. YAML reads some forms of it by itself."""
-    if isinstance(value, str) and (parts := _RFC_3339.fullmatch(value)):
-        seconds, fraction, zone = parts.groups(default="")
-        return _ns_of(datetime.datetime.fromisoformat((seconds + zone).upper())) + int(fraction.ljust(9, "0"))
-    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
-        return _ns_of(value)
-    if value is None:
-        return None
-    raise ValueError("expected a time with its zone, as in 2027-01-01T00:00:00Z")
-
-
-def _ns_of(moment: datetime.datetime) -> int:
-    return (moment - _UNIX) // datetime.timedelta(microseconds=1) * 1000
-
-
 _Id = Annotated[str, AfterValidator(checked_id)]
 _Hex = Annotated[str, AfterValidator(_checked_hex)]
-_Moment = Annotated[int | None, BeforeValidator(_moment_ns), Field(ge=0)]
 
 
 class _Entry(BaseModel):
@@ -87,8 +68,8 @@ class _Entry(BaseModel):
     collector_id: _Id
     pool_ids: Annotated[tuple[_Id, ...], Field(min_length=1, max_length=64)]
     best_class: SourceClass
-    not_before: _Moment = None
-    not_after: _Moment = None
+    not_before: Moment = None
+    not_after: Moment = None
     revoked: Annotated[bool, Field(strict=True)] = False
 
     def record(self) -> KeyRecord:

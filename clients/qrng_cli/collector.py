@@ -8,9 +8,6 @@ from typing import Any
 import click
 
 from qrng_cli.programs import Layers, end_with, load_layers, program_options
-from qrng_collector.app import run
-from qrng_collector.config import ENV_PREFIX, CollectorConfig
-from qrng_grpc.serving import run_to_end
 
 
 @click.command("collector")
@@ -24,8 +21,14 @@ def command(yaml_file: Path | None, end_with_fd: int | None, **layers: Any) -> N
 
     Settings come, strongest first, from --set, the environment (QRNG_COLLECTOR_ and the name in capitals),
     --env-file, the YAML file and their defaults. Every mistake is told at once, with exit code 2. SIGTERM and
-    Ctrl-C flush what is queued, and end with exit code 0.
+    Ctrl-C flush what is queued, and end with exit code 0. SIGHUP takes exchanged keys and certificates, SIGUSR1 has
+    every source tested before its next block; without a running collector, `qrng test` tests them.
     """
+    # The servers' extra, which --help does without.
+    from qrng_collector.app import run  # noqa: PLC0415
+    from qrng_collector.config import ENV_PREFIX, CollectorConfig  # noqa: PLC0415
+    from qrng_grpc.serving import run_to_end  # noqa: PLC0415
+
     config = load_layers(CollectorConfig, ENV_PREFIX, yaml_file, Layers(**layers))  # type: ignore[typeddict-item]
     end_with(end_with_fd)
     run_to_end(run(config))

@@ -91,7 +91,7 @@ def open_client(server: Server) -> EntropyClient:
     """Make a client from options and environment. Raises ConfigError, or AuthenticationError without a key."""
     environ = dict(os.environ)
     if not environ.get("QR_GRPC_API_KEY"):
-        raise AuthenticationError("no API key: set QR_GRPC_API_KEY; beside `qrng up`: set -a; . var/demo.env; set +a")
+        raise AuthenticationError("no API key: set QR_GRPC_API_KEY; beside `qrng up`: set -a; . var/client.env; set +a")
     if server["address"] is not None:
         environ["QR_GRPC_SERVER_ADDRESS"] = server["address"]
     if server["timeout_s"] is not None:

@@ -1,8 +1,9 @@
-"""The keys and ids of `qrng up`, made once and kept in a file that a shell can source.
+"""The keys and ids of `qrng up`, made once and kept in files that a shell can source.
 
 Idea: gateway, collector and client must agree on secrets nobody should have to think up. They are made at
-the first start, written whole or not at all, readable by their owner alone, and reused from then on. The
-file is the only place they are shown.
+the first start, written whole or not at all, readable by their owner alone, and reused from then on. A second
+file has the two lines that a client needs, and so none of what it should not have. These files are the only
+place they are shown.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ADDRESS = "QR_GRPC_SERVER_ADDRESS"
 CLIENT_KEY = "QR_GRPC_API_KEY"
 
 _HEAD = "# Made by `qrng up`. Holds keys: keep it to yourself. Delete it to have new ones made.\n"
+_CLIENT_HEAD = "# Made by `qrng up` at each start, for clients. Holds a key: keep it to yourself.\n"
 _SHARED = ("HMAC_SECRET_KEY", "HMAC_KEY_ID", "COLLECTOR_ID", "POOL_ID", "BEST_CLASS")
 _SAME = (
     ("QRNG_GATEWAY_API_KEYS", CLIENT_KEY),
@@ -49,6 +51,11 @@ def keep_address(path: Path, settings: dict[str, str], address: str) -> None:
         _write(path, settings | {ADDRESS: address})
 
 
+def write_client_file(path: Path, settings: dict[str, str], address: str) -> None:
+    """Write what a client needs to use the gateway at `address`, and nothing else."""
+    _write(path, {ADDRESS: address, CLIENT_KEY: settings[CLIENT_KEY]}, _CLIENT_HEAD)
+
+
 def _fresh() -> dict[str, str]:
     mark = secrets.token_hex(4)
     values = {
@@ -64,9 +71,9 @@ def _fresh() -> dict[str, str]:
     return pairs | {"QRNG_GATEWAY_CLOCK_TOLERANCE": "0", ADDRESS: "127.0.0.1:50051"}
 
 
-def _write(path: Path, settings: dict[str, str]) -> None:
+def _write(path: Path, settings: dict[str, str], head: str = _HEAD) -> None:
     with whole_file(path) as file:
-        file.write((_HEAD + "".join(f"{name}={value}\n" for name, value in settings.items())).encode())
+        file.write((head + "".join(f"{name}={value}\n" for name, value in settings.items())).encode())
 
 
 def _read(path: Path) -> dict[str, str]:

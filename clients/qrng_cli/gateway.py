@@ -8,8 +8,6 @@ from typing import Any
 import click
 
 from qrng_cli.programs import Layers, end_with, load_layers, program_options
-from qrng_gateway.app import main
-from qrng_gateway.config import ENV_PREFIX, GatewayConfig
 
 
 @click.command("gateway")
@@ -25,6 +23,10 @@ def command(yaml_file: Path | None, end_with_fd: int | None, **layers: Any) -> N
     --env-file, the YAML file and their defaults. Every mistake is told at once, with exit code 2. SIGTERM and
     Ctrl-C let running calls finish, and end with exit code 0.
     """
+    # The servers' extra, which --help does without.
+    from qrng_gateway.app import main  # noqa: PLC0415
+    from qrng_gateway.config import ENV_PREFIX, GatewayConfig  # noqa: PLC0415
+
     config = load_layers(GatewayConfig, ENV_PREFIX, yaml_file, Layers(**layers))  # type: ignore[typeddict-item]
     end_with(end_with_fd)
     main(config)

@@ -1,8 +1,8 @@
 """The subcommands, and what becomes of their errors.
 
-Idea: a subcommand's module is imported when it is called, so that `qrng --help` is quick and `qrng get`
-runs without the packages only servers need. Errors of ours become one line and an exit code that a
-script can tell apart.
+Idea: a subcommand's module is imported when it is called, and a server's when it is started, so that `qrng --help` is
+quick, and `qrng get` and `qrng gateway --help` run without the packages only servers need. Errors of ours become one
+line and an exit code that a script can tell apart.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ SUBCOMMANDS = {
     "status": ("qrng_cli.status", "Show how a gateway does."),
     "gateway": ("qrng_cli.gateway", "Run a gateway."),
     "collector": ("qrng_cli.collector", "Run a collector."),
+    "test": ("qrng_cli.source_tests", "Test a collector's sources once."),
     "config": ("qrng_cli.config", "Check configuration files."),
+    "keys": ("qrng_cli.keys", "Create, list, rotate and revoke the keys of clients."),
     "keygen": ("qrng_cli.keygen", "Make a fresh key."),
     "certs": ("qrng_cli.certs", "Make certificates for TLS between the programs."),
 }
@@ -78,8 +80,7 @@ class Subcommands(click.Group):
         try:
             module = importlib.import_module(SUBCOMMANDS[cmd_name][0])
         except ModuleNotFoundError as error:
-            needed = f"the package {error.name} is missing; install qrng-grpc[server,cli]"
-            raise Failure(f"qrng {cmd_name}: {needed}") from None
+            raise _lacking(cmd_name, error) from None
         command: click.Command = module.command
         return command
 
@@ -94,6 +95,8 @@ class Subcommands(click.Group):
             return super().invoke(ctx)
         except QrngError as error:
             raise Failure(error.message, exit_code(error)) from None
+        except ModuleNotFoundError as error:
+            raise _lacking(ctx.invoked_subcommand, error) from None
         except BrokenPipeError:
             _reader_left()
         except OSError as error:
@@ -106,6 +109,10 @@ class Subcommands(click.Group):
 def exit_code(error: QrngError) -> int:
     """Return the exit code that stands for `error`."""
     return next((_EXIT_CODES[cls] for cls in type(error).__mro__ if cls in _EXIT_CODES), FAILURE)
+
+
+def _lacking(subcommand: str | None, error: ModuleNotFoundError) -> Failure:
+    return Failure(f"qrng {subcommand}: the package {error.name} is missing; install qrng-grpc[server,cli]")
 
 
 def _reader_left() -> NoReturn:
@@ -123,7 +130,7 @@ def cli() -> None:
     \b
     Try it here, with the operating system's randomness:
       qrng up                                 in one terminal
-      set -a; . var/demo.env; set +a          in another
+      set -a; . var/client.env; set +a        in another
       qrng get 32
       qrng stream --total 1M > random.bin
       qrng status

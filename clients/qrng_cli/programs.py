@@ -68,10 +68,16 @@ def layer_options(command: F) -> F:
     return command
 
 
+def config_option(command: F) -> F:
+    """Add --config."""
+    return click.option("--config", "yaml_file", type=click.Path(path_type=Path), help="A YAML file with settings.")(
+        command
+    )
+
+
 def program_options(command: F) -> F:
     """Add what a server's command takes."""
-    config = click.option("--config", "yaml_file", type=click.Path(path_type=Path), help="A YAML file with settings.")
-    return config(layer_options(_END_WITH_FD(command)))
+    return config_option(layer_options(_END_WITH_FD(command)))
 
 
 def load_layers(model: type[S], prefix: str, yaml_file: Path | None, layers: Layers) -> S:

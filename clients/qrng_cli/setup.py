@@ -10,12 +10,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dotenv import dotenv_values
 
 from qrng_cli.child import Command
-from qrng_cli.demo import CLIENT_KEY, demo_settings, keep_address
+from qrng_cli.demo import CLIENT_KEY, demo_settings, keep_address, write_client_file
 from qrng_collector import config as collector
 from qrng_gateway import config as gateway
 from qrng_grpc.config import host_and_port, load
@@ -33,7 +34,8 @@ class Plan:
 
     gateway: Command
     collector: Command
-    demo_file: Path
+    client_file: Path
+    """What a client's shell sources."""
     listen_addresses: Mapping[str, str]
     """Where the gateway is to listen, by the setting's name in the environment."""
     client_address: str
@@ -41,7 +43,7 @@ class Plan:
     rest_address: str
     state_dirs: tuple[Path, Path]
     key_opens_gateway: bool
-    """Whether the key in the demo file is one of the gateway's."""
+    """Whether the key in the client's file is one of the gateway's."""
     leaves_machine: bool
     """Whether the owner allowed plaintext beyond loopback."""
     client_tls: bool = False
@@ -50,18 +52,24 @@ class Plan:
     """What the push listener takes; None for plaintext."""
 
 
+def rehearse(profile: Path | None, settings: Mapping[str, str]) -> None:
+    """Settle everything in a directory that goes away, so that a mistake leaves nothing behind. Raises as `prepare`."""
+    with TemporaryDirectory() as scratch:
+        prepare(Path(scratch), profile, settings)
+
+
 def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Plan:
     """Settle everything. `settings` are stronger than the environment, which is stronger than `profile`.
 
     Raises ConfigError with every mistake, and StateError when the demo file cannot be used.
     """
-    demo_file = var / "demo.env"
+    demo_file, client_file = var / "demo.env", var / "client.env"
     demo = demo_settings(demo_file)
     environ = {**os.environ, **settings}
     env_files = (demo_file, profile) if profile is not None else (demo_file,)
     state_dirs = (var / "gateway", var / "collector")
 
-    _check_both(environ, env_files)
+    _check_both(environ, env_files, _unknown(settings))
     serve = _load(gateway.GatewayConfig, gateway.ENV_PREFIX, environ, env_files, {"state_dir": str(state_dirs[0])})
     addresses = {
         name: getattr(serve, name) for name in ("listen_address", "push_listen_address", "rest_listen_address")
@@ -73,11 +81,12 @@ def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Pla
         wanted["push_url"] = push
     collect = _load(collector.CollectorConfig, collector.ENV_PREFIX, environ, env_files, wanted)
     keep_address(demo_file, demo, client)
+    write_client_file(client_file, demo, client)
 
     return Plan(
         gateway=_command("gateway", env_files, {"state_dir": str(state_dirs[0])}, environ, serve.drain_timeout),
         collector=_command("collector", env_files, wanted, environ, collect.flush_timeout),
-        demo_file=demo_file,
+        client_file=client_file,
         listen_addresses={gateway.ENV_PREFIX + name.upper(): address for name, address in addresses.items()},
         client_address=client,
         push_address=push,
@@ -90,9 +99,19 @@ def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Pla
     )
 
 
-def _check_both(environ: Mapping[str, str], env_files: Any) -> None:
-    """Refuse settings that either program cannot use. Raises ConfigError with the mistakes of both."""
-    mistakes: list[str] = []
+def _unknown(settings: Mapping[str, str]) -> list[str]:
+    """Return a mistake for each name that is neither program's, so that neither would look at it."""
+    prefixes = (gateway.ENV_PREFIX, collector.ENV_PREFIX)
+    return [
+        f"{name}: there is no such setting; names begin with {' or '.join(prefixes)}"
+        for name in settings
+        if not name.upper().startswith(prefixes)
+    ]
+
+
+def _check_both(environ: Mapping[str, str], env_files: Any, unknown: list[str]) -> None:
+    """Refuse settings that either program cannot use. Raises ConfigError with `unknown` and the mistakes of both."""
+    mistakes = list(unknown)
     for model, prefix, given in (
         (gateway.GatewayConfig, gateway.ENV_PREFIX, {"state_dir": "."}),
         (collector.CollectorConfig, collector.ENV_PREFIX, {"state_dir": ".", "push_url": "127.0.0.1:1"}),

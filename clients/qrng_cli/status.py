@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import Enum
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from qrng_cli.connection import Server, open_client, printable, server_options
 from qrng_client import GatewayStatus
+from qrng_client.status import Collector
 
 _LAST_S = 253_402_300_799
 """The end of the year 9999, seconds of Unix time."""
@@ -63,10 +65,7 @@ def _facts(status: GatewayStatus) -> list[tuple[str, str]]:
             )
             for lane in status.lanes
         ),
-        *(
-            ("collector", f"{collector.collector_id}, heard {collector.silent_s:.1f} s ago")
-            for collector in status.collectors
-        ),
+        *(fact for collector in status.collectors for fact in _collector_facts(collector)),
         *(
             (
                 "key",
@@ -81,6 +80,27 @@ def _facts(status: GatewayStatus) -> list[tuple[str, str]]:
         ("up", f"{status.uptime_s:.0f} s, version {status.version}"),
         *(("warning", warning) for warning in status.warnings),
     ]
+
+
+def _collector_facts(collector: Collector) -> Iterator[tuple[str, str]]:
+    """Yield when it was heard, and what its last heartbeat told."""
+    yield "collector", f"{collector.collector_id}, heard {collector.silent_s:.1f} s ago"
+    told = collector.heartbeat
+    if told is None:
+        yield "queue", "unknown: no heartbeat since the gateway's start"
+        return
+    yield "queue", f"{told.queued_bytes:,} bytes at its last heartbeat, {_date(told.arrived_ns, 'never')}"
+    yield (
+        "dropped",
+        f"{told.overflow_bytes:,} bytes by overflow, {told.expired_bytes:,} expired, {told.in_doubt_bytes:,} in doubt,"
+        " since it started",
+    )
+    for source in told.sources:
+        yield (
+            "source",
+            f"{source.device_id} of {collector.collector_id}, {_word(source.source_class)}, {_word(source.condition)},"
+            f" {source.fetched_bytes:,} bytes fetched",
+        )
 
 
 def _date(unix_ns: int | None, none: str) -> str:

@@ -64,7 +64,7 @@ def announcement(plan: Plan) -> str:
         f" at {plan.push_address}.",
         "Paste into another terminal:",
         "",
-        f"  set -a; . {_sourced(plan.demo_file)}; set +a",
+        f"  set -a; . {_sourced(plan.client_file)}; set +a",
         f"  {qrng} get{qrng_tls} 32",
         f"  {qrng} status{qrng_tls}",
         "",
@@ -80,7 +80,7 @@ def announcement(plan: Plan) -> str:
     ]
     if not plan.key_opens_gateway:
         lines.insert(
-            1, f"The key in {plan.demo_file} does not open it, since other QRNG_GATEWAY_API_KEYS are in force."
+            1, f"The key in {plan.client_file} does not open it, since other QRNG_GATEWAY_API_KEYS are in force."
         )
     return "\n".join(lines)
 

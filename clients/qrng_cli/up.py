@@ -10,8 +10,6 @@ from pathlib import Path
 import click
 
 from qrng_cli.programs import Assignment
-from qrng_cli.setup import prepare
-from qrng_cli.supervisor import supervise
 from qrng_grpc.chunk import is_id
 from qrng_grpc.errors import StateHeldError
 from qrng_grpc.state import state_directory
@@ -44,16 +42,22 @@ def command(profile: str | None, profile_file: Path | None, var: Path, settings:
       qrng up
       qrng up --set QRNG_GATEWAY_LISTEN_ADDRESS=127.0.0.1:6000
 
-    The first start makes keys and ids and keeps them in var/demo.env, mode 0600; later starts use them again.
-    Paste what it prints into another terminal. Settings come, strongest first, from --set, the environment,
-    the profile, var/demo.env and the defaults.
+    The first start makes keys and ids and keeps them in var/demo.env, mode 0600; later starts use them again. The
+    two lines that clients need are in var/client.env too. Paste what it prints into another terminal. Settings
+    come, strongest first, from --set, the environment, the profile, var/demo.env and the defaults.
 
     Ctrl-C ends the collector, which flushes what it holds, then the gateway, which lets running calls finish;
     exit code 0. If either ends by itself, the other is stopped; exit code 1.
     """
+    # The servers' extra, which --help does without.
+    from qrng_cli.setup import prepare, rehearse  # noqa: PLC0415
+    from qrng_cli.supervisor import supervise  # noqa: PLC0415
+
+    file = _profile_file(profile, profile_file)
+    if not var.exists():
+        rehearse(file, dict(settings))
     with _only_one(var):
-        plan = prepare(var, _profile_file(profile, profile_file), dict(settings))
-        asyncio.run(supervise(plan))
+        asyncio.run(supervise(prepare(var, file, dict(settings))))
 
 
 def _profile_file(name: str | None, file: Path | None) -> Path | None:

@@ -10,6 +10,7 @@
 labels, or raises one of the errors of `qrng_grpc.errors`. Nothing is ever made up for missing bytes.
 """
 
+from qrng_client.access import ClientClosedError
 from qrng_client.aio import AsyncEntropyClient
 from qrng_client.entropy import BadReplyError, Entropy
 from qrng_client.status import GatewayStatus
@@ -19,6 +20,7 @@ from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
 __all__ = [
     "AsyncEntropyClient",
     "BadReplyError",
+    "ClientClosedError",
     "Custody",
     "Entropy",
     "EntropyClient",

@@ -88,7 +88,11 @@ class AsyncEntropyClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel if this client opened it. Calls still running end with CancelledError."""
+        """Close the channel if this client opened it. Later calls raise ClientClosedError.
+
+        Calls that still run on a channel of this client end with CancelledError.
+        """
+        self._access.close()
         if self._owned is not None:
             await self._owned.close()
 

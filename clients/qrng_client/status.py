@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qrng_client.entropy import BadReplyError
-from qrng_grpc.labels import Processing, SourceClass
-from qrng_grpc.v1 import entropy_pb2
-from qrng_grpc.wire import CLASSES, PROCESSINGS
+from qrng_grpc.labels import Condition, Processing, SourceClass
+from qrng_grpc.v1 import chunk_pb2, entropy_pb2
+from qrng_grpc.wire import CLASSES, CONDITIONS, PROCESSINGS
 
 _Reply = entropy_pb2.GetStatusResponse
 
@@ -24,6 +24,29 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A source, as its collector told. None stands for what this version does not know; bytes since its start."""
+
+    device_id: str
+    source_class: SourceClass | None
+    condition: Condition | None
+    fetched_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a collector last told of itself. Dropped bytes are counted since it started."""
+
+    arrived_ns: int
+    """When, in nanoseconds of Unix time by the gateway's clock."""
+    queued_bytes: int
+    overflow_bytes: int
+    expired_bytes: int
+    in_doubt_bytes: int
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Collector:
     """What the gateway knows of one collector: the last chunk it took, and how long ago it was heard."""
 
@@ -31,6 +54,8 @@ class Collector:
     epoch: int
     sequence: int
     silent_s: float
+    heartbeat: Heartbeat | None = None
+    """None before the first since the gateway's start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +137,24 @@ def _lane(lane: entropy_pb2.LaneStatus) -> Lane:
 
 
 def _collector(collector: entropy_pb2.CollectorStatus) -> Collector:
-    return Collector(collector.collector_id, collector.epoch, collector.sequence, collector.silent_seconds)
+    heartbeat = _heartbeat(collector) if collector.last_heartbeat_ns else None
+    return Collector(collector.collector_id, collector.epoch, collector.sequence, collector.silent_seconds, heartbeat)
+
+
+def _heartbeat(collector: entropy_pb2.CollectorStatus) -> Heartbeat:
+    return Heartbeat(
+        arrived_ns=collector.last_heartbeat_ns,
+        queued_bytes=collector.queued_bytes,
+        overflow_bytes=collector.overflow_bytes,
+        expired_bytes=collector.expired_bytes,
+        in_doubt_bytes=collector.in_doubt_bytes,
+        sources=tuple(_source(source) for source in collector.sources),
+    )
+
+
+def _source(source: chunk_pb2.SourceState) -> Source:
+    source_class, condition = CLASSES.from_proto(source.source_class), CONDITIONS.from_proto(source.condition)
+    return Source(source.device_id, source_class, condition, source.fetched_bytes)
 
 
 def _key(key: entropy_pb2.KeyStatus) -> SigningKey:

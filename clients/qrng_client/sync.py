@@ -93,7 +93,11 @@ class EntropyClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel if this client opened it."""
+        """Close the channel if this client opened it. Later calls raise ClientClosedError.
+
+        Calls that still run on a channel of this client end with QrngError.
+        """
+        self._access.close()
         if self._owned is not None:
             self._owned.close()
 

@@ -6,7 +6,7 @@ long is not one that recovers.
 
     STARTING ──passed──▶ TRUSTED ──failed──▶ QUARANTINED ──passed──▶ TRUSTED
         └──failed─────────────────────────────▶   │  ▲
-                                   the third time ▼  │ release()
+                                   the third time ▼  │ release(), by an operator
                                                 HELD ┘
 
 A start-up test that fails within a quarantine prolongs it and is not another one.

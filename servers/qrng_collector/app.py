@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -63,18 +64,19 @@ class Collector:
         return self.queue.counters
 
     def reload(self) -> None:
-        """Take what changed in files at once, and let sources that wait for the operator be tested again.
-
-        A running call is not disturbed, and what is unusable is left out.
-        """
-        for reader in self.readers:
-            reader.release()
+        """Take what changed in files at once. A running call is not disturbed, and what is unusable is left out."""
         for watch in self._files:
             watch.reload()
 
+    def test_sources(self) -> None:
+        """Have every source tested before its next block, also those that wait for the operator."""
+        get_log().info("tests_demanded", sources=sum([reader.test_anew() for reader in self.readers]))
+
 
 async def run(config: CollectorConfig) -> None:
-    """Collect until SIGTERM or SIGINT; then flush and return. SIGHUP reloads keys and certificates.
+    """Collect until SIGTERM or SIGINT; then flush and return.
+
+    SIGHUP reloads keys and certificates, SIGUSR1 has every source tested on demand.
 
     Logs go to standard error. Raises StateError when the state directory or the spool cannot be used, or not any
     more, and an exception group when a part of the collector fails for a reason nobody foresaw.
@@ -91,6 +93,7 @@ async def _collect_until_asked(config: CollectorConfig) -> None:
     stop = stop_event_on_signals()
     async with collecting(config) as collector:
         on_hangup(collector.reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, collector.test_sources)
         push_urls = [target.push_url for target in config.targets]
         devices = [view.device_id for reader in collector.readers for view in reader.states()]
         get_log().info("collecting", sources=devices, push_urls=push_urls, epoch=collector.epoch)

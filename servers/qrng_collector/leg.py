@@ -5,14 +5,14 @@ looks after its source, so that no other has to: it asks no faster than it is se
 long as a busy source says, waits longer after each further failure, and after many of them only *probes*
 now and then. What arrived is tested before anybody sees it. A block that fails is discarded and counted, and
 the source is in quarantine until it passes a start-up test again; the third time in a day it waits for
-the operator.
+the operator. An operator may also have a source tested on demand, before its next block.
 
     Leg           one source, tested; also a leg of a mix
     MixedReader   several legs, mixed
     PlainReader   a source as it is, UNTESTED, for test doubles
 
-A start-up test takes bytes that are used for nothing else. They are gathered at the source's own pace, and what
-has been gathered is kept should a read be cancelled.
+A test at start-up or on demand takes bytes that are used for nothing else. They are gathered at the source's own
+pace, and what has been gathered is kept should a read be cancelled.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SourceView:
     fetched_bytes: int
     """Whatever the source delivered, in the number that was asked for."""
     discarded_bytes: int
-    """Of these: used for start-up tests, or failed."""
+    """Of these: used for tests at start-up and on demand, or failed."""
 
 
 class BlockReader(Protocol):
@@ -80,8 +80,11 @@ class BlockReader(Protocol):
         """How the sources behind it do."""
         ...
 
-    def release(self) -> int:
-        """Let sources that wait for the operator be tested again. Return how many there were."""
+    def test_anew(self) -> int:
+        """Have each source tested before its next block, also one that waits for the operator.
+
+        Returns how many sources that concerns.
+        """
         ...
 
     async def close(self) -> None:
@@ -137,8 +140,8 @@ class PlainReader:
             for device_id in label.device_ids
         ]
 
-    def release(self) -> int:
-        """Nothing here waits for anybody."""
+    def test_anew(self) -> int:
+        """Nothing here is tested."""
         return 0
 
     async def close(self) -> None:
@@ -149,9 +152,9 @@ class PlainReader:
 class Leg:
     """One source, tested.
 
-    It owns `source`. `start_up_bytes`, at least 1024, are what a start-up test takes. Its label is that of the source
-    with the verdict PASSED, since no other byte leaves it. It is a `BlockReader`, and a `LabelledSource` for a
-    mix. Reads do not overlap.
+    It owns `source`. `start_up_bytes`, at least 1024, are what a test at start-up or on demand takes. Its label is
+    that of the source with the verdict PASSED, since no other byte leaves it. It is a `BlockReader`, and a
+    `LabelledSource` for a mix. Reads do not overlap.
     """
 
     def __init__(
@@ -173,6 +176,7 @@ class Leg:
         self._monitor = monitor
         self._quarantine = quarantine
         self._start_up_bytes = start_up_bytes
+        self._test_demanded = False
         self._samples = bytearray()
         self._backoff = Backoff(retry_policy)
         self._open_after = retry_policy.open_after
@@ -201,6 +205,8 @@ class Leg:
         self._check_rest()
         if not self._quarantine.trusted:
             await self._start_up()
+        elif self._test_demanded:
+            await self._on_demand()
         await self._turn()
         start_ns = self._clock.now_ns()
         data = await self._gather(bytearray(), size)
@@ -220,13 +226,20 @@ class Leg:
             SourceView(device_id, self.label.source_class, self.condition, self._fetched_bytes, self._discarded_bytes)
         ]
 
-    def release(self) -> int:
-        """Let the source be tested again if it waits for the operator."""
-        released = self._quarantine.release()
-        if released:
+    async def try_out(self) -> Verdict:
+        """Return the verdict of one start-up test, without consequences. Raises SourceError when it cannot be run."""
+        return self._monitor.start_up(await self._samples_for_test())
+
+    def test_anew(self) -> int:
+        """Have the source tested before its next block. One that waits for the operator is released to its test.
+
+        A block that is being read is not held up, a pause after a failure is not cut short.
+        """
+        self._test_demanded = True
+        if self._quarantine.release():
             self._rests_until_ns = self._clock.monotonic_ns()
             self._log.info("source_released")
-        return int(released)
+        return 1
 
     async def close(self) -> None:
         """Close the source and log its books; a running read ends with SourceError."""
@@ -247,15 +260,27 @@ class Leg:
             raise SourceError("the source is in quarantine", retry_after_s=test_in_s)
 
     async def _start_up(self) -> None:
-        """Test what is used for nothing else. Raises SourceError unless it passes."""
+        """Let the source earn its trust. Raises SourceError unless it passes."""
+        samples = await self._samples_for_test()
+        self._test_demanded = False
+        self._judge(self._monitor.start_up(samples), 0)
+        self._quarantine.passed()
+        self._log.info("source_trusted", start_up_bytes=len(samples))
+
+    async def _on_demand(self) -> None:
+        """Test the source because somebody asked for it. Raises SourceError unless it passes."""
+        samples = await self._samples_for_test()
+        self._test_demanded = False
+        self._judge(self._monitor.on_demand(samples), 0)
+        self._log.info("source_tested", on_demand_bytes=len(samples))
+
+    async def _samples_for_test(self) -> bytes:
+        """Fetch what a test takes, for nothing but the test. Raises SourceError."""
         await self._gather(self._samples, self._start_up_bytes)
         samples = bytes(self._samples)
         self._samples.clear()
         self._discarded_bytes += len(samples)
-        verdict = self._monitor.start_up(samples)
-        self._judge(verdict, 0)
-        self._quarantine.passed()
-        self._log.info("source_trusted", start_up_bytes=len(samples))
+        return samples
 
     async def _gather(self, gathered: bytearray, size: int) -> bytes:
         """Fetch into `gathered` until it holds `size` bytes. Raises SourceError."""
@@ -343,9 +368,9 @@ class MixedReader:
         """How each leg's source does."""
         return [view for leg in self._legs for view in leg.states()]
 
-    def release(self) -> int:
-        """Let every leg that waits for the operator be tested again."""
-        return sum([leg.release() for leg in self._legs])
+    def test_anew(self) -> int:
+        """Have every leg tested before its next block, also those that wait for the operator."""
+        return sum([leg.test_anew() for leg in self._legs])
 
     async def close(self) -> None:
         """Close every leg, and log what mixing used up and what it had to discard."""

@@ -28,11 +28,15 @@ def make_readers(config: CollectorConfig, state_dir: Path, clock: Clock = SYSTEM
 
     `state_dir`, held by this process, is where a source keeps what must survive a restart.
     """
-    entries = source_entries(config)
-    legs = [_leg(entry, config, state_dir, clock) for entry in entries]
+    legs = make_legs(config, state_dir, clock)
     if config.mixing_strategy == "none":
         return list(legs)
-    return [_mix(config, entries, legs, clock)]
+    return [_mix(config, source_entries(config), legs, clock)]
+
+
+def make_legs(config: CollectorConfig, state_dir: Path, clock: Clock = SYSTEM_CLOCK) -> list[Leg]:
+    """Return each source of `config` with its tests, mixed or not. As `make_readers`."""
+    return [_leg(entry, config, state_dir, clock) for entry in source_entries(config)]
 
 
 def plain_readers(sources: Iterable[EntropySource], config: CollectorConfig, clock: Clock) -> list[BlockReader]:

@@ -7,16 +7,21 @@ import base64
 import json
 import os
 import pty
+import re
 import signal
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from qrng_grpc.chunk import Heartbeat, Identity, SourceState
+from qrng_grpc.labels import Condition, SourceClass
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
+from tests.integration.fronts import signed_heartbeat
 
 QRNG = (sys.executable, "-m", "qrng_cli.main")
 
@@ -227,6 +232,35 @@ async def test_status(shell: Shell) -> None:
     assert parsed["pooled_bytes"] == 64
     assert parsed["lanes"][0]["source_class"] == "operating_system"
     assert parsed["accounting"]["stored_bytes"] == 64
+
+
+async def test_status_tells_of_collectors_and_keys(shell: Shell) -> None:
+    """What a collector's last heartbeat told is shown: queue, losses, and each source; and when a key was used."""
+    gateway = shell.gateway
+    await gateway.push(os.urandom(64))
+    silent = (await shell.qrng("status", COLUMNS="200")).out.decode()
+    assert re.search(r"queue +unknown: no heartbeat", silent)
+    states = (
+        SourceState("qrng-1", SourceClass.QUANTUM, Condition.QUARANTINED, 65_536),
+        SourceState("os", SourceClass.OPERATING_SYSTEM, Condition.DELIVERING, 1_234_567),
+    )
+    identity = Identity(gateway.collector_id, gateway.pool_id, gateway.epoch, 9)
+    told = Heartbeat(identity, time.time_ns(), states, queued=1024, overflow=2, expired=3, in_doubt=4)
+    assert await gateway.push_signed([signed_heartbeat(gateway, told)]) == 1
+    table = (await shell.qrng("status", COLUMNS="200")).out.decode()
+    day = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    for line in (
+        rf"collector +{gateway.collector_id}, heard \d+\.\d s ago",
+        rf"queue +1,024 bytes at its last heartbeat, {day}",
+        r"dropped +2 bytes by overflow, 3 expired, 4 in doubt, since it started",
+        rf"source +qrng-1 of {gateway.collector_id}, quantum, quarantined, 65,536 bytes fetched",
+        rf"source +os of {gateway.collector_id}, operating_system, delivering, 1,234,567 bytes fetched",
+        rf"key +{gateway.key_record.key_id} of {gateway.collector_id}, .* last used {day}, ends never",
+    ):
+        assert re.search(line, table), table
+    (collector,) = json.loads((await shell.qrng("status", "--json")).out)["collectors"]
+    assert collector["heartbeat"]["queued_bytes"] == 1024
+    assert collector["heartbeat"]["sources"][0]["condition"] == "quarantined"
 
 
 async def test_exit_codes(shell: Shell) -> None:

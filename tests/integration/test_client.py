@@ -21,7 +21,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from qrng_client import AsyncEntropyClient, BadReplyError, Entropy, EntropyClient, GatewayStatus, SourceClass
+from qrng_client import (
+    AsyncEntropyClient,
+    BadReplyError,
+    ClientClosedError,
+    Entropy,
+    EntropyClient,
+    GatewayStatus,
+    SourceClass,
+)
 from qrng_grpc.channel import Endpoint, open_async_channel, open_channel
 from qrng_grpc.errors import (
     AuthenticationError,
@@ -214,6 +222,19 @@ async def test_given_channel_stays_open(gateway: RunningGateway) -> None:
                     assert len(client.get(16)) == 16
 
     await asyncio.to_thread(twice)
+
+
+async def test_after_close(kind: type[Reader], gateway: RunningGateway) -> None:
+    """A client that was closed says so, whatever it is asked for, and can be closed again."""
+    await gateway.push(os.urandom(64))
+    client = kind(gateway.client_address, api_key=gateway.api_key)
+    await client.get(8)
+    for _ in range(2):
+        await client.close()
+    for call in (client.get(8), client.stream(8, 16), client.status()):
+        with pytest.raises(ClientClosedError):
+            await call
+    assert gateway.gateway.pool.level == 56
 
 
 async def test_from_env(gateway: RunningGateway) -> None:

@@ -38,6 +38,10 @@ class Place:
         return self.directory / "var" / "demo.env"
 
     @property
+    def client_file(self) -> Path:
+        return self.directory / "var" / "client.env"
+
+    @property
     def secrets(self) -> list[str]:
         lines = self.demo_file.read_text().splitlines()
         return [line.split("=", 1)[1] for line in lines if re.match(r"\w+_(API_KEYS?|SECRET_KEY)=", line)]
@@ -95,7 +99,10 @@ class Up:
 
 
 def _subcommand(pid: int) -> str:
-    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    command_line = b""
+    while not command_line:  # for a moment within exec it is empty
+        command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    arguments = command_line.decode().split("\0")
     return arguments[arguments.index("qrng_cli.main") + 1]
 
 
@@ -165,6 +172,7 @@ async def test_first_run_and_second(place: Place) -> None:
     assert up.text.count('"event": "accounting"') == 2
     assert place.ports_are_free()
     assert stat.S_IMODE(place.demo_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(place.client_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(place.demo_file.parent.stat().st_mode) == 0o700
 
     first, written = place.secrets, place.demo_file.stat()
@@ -182,8 +190,9 @@ async def test_first_run_and_second(place: Place) -> None:
 
 
 def _state(place: Place) -> str:
-    """All that `up` left behind but the demo file."""
-    files = (path for path in place.demo_file.parent.rglob("*") if path.is_file() and path != place.demo_file)
+    """All that `up` left behind but the files with keys."""
+    known = (place.demo_file, place.client_file)
+    files = (path for path in place.demo_file.parent.rglob("*") if path.is_file() and path not in known)
     return "".join(path.read_text(errors="replace") for path in files)
 
 

@@ -50,7 +50,7 @@ def test_help_teaches() -> None:
     """`qrng --help` names every subcommand, every exit code and the way to try it."""
     shown = qrng("--help").output
     assert all(name in shown for name in SUBCOMMANDS)
-    assert "demo.env" in shown
+    assert "client.env" in shown
     assert all(f"\n    {code}  " in shown for code in (0, 1, 2, 3, 4, 5, 130))
 
 
@@ -80,12 +80,22 @@ def test_help_is_light() -> None:
 def test_missing_package(blocked: str) -> None:
     """Without a package that an extra installs, the message says what to install, in one line."""
     program = f"import sys; sys.modules[{blocked!r}] = None; from qrng_cli.main import main; main()"
-    subcommand = "gateway" if blocked == "structlog" else "get"
-    arguments = [sys.executable, "-c", program, subcommand, "--help"]
+    needing = ["gateway"] if blocked == "structlog" else ["get", "--help"]
+    arguments = [sys.executable, "-c", program, *needing]
     done = subprocess.run(arguments, capture_output=True, check=False, text=True)
     assert done.returncode == 1
     assert "install qrng-grpc[" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["gateway", "collector", "up", "test", "config check"])
+def test_help_without_servers(arguments: str) -> None:
+    """What a server's subcommand takes can be read where the servers' packages are not installed."""
+    packages = ("aiohttp", "structlog", "numpy", "cryptography", "grpc_health", "grpc_reflection")
+    program = f"import sys; sys.modules.update(dict.fromkeys({packages!r})); from qrng_cli.main import main; main()"
+    command = [sys.executable, "-c", program, *arguments.split(), "--help"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout.startswith(f"Usage: qrng {arguments}")
 
 
 @pytest.mark.parametrize(
@@ -219,8 +229,25 @@ def test_config_check_ok(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(GATEWAY)
     env_file = tmp_path / ".env"
+    env_file.touch(mode=0o600)
     env_file.write_text("".join(f"{name}={value}\n" for name, value in GATEWAY_ENV.items()))
     assert qrng("config", "check", str(file), "--env-file", str(env_file)).output == "ok\n"
+
+
+def test_config_check_exposed_keys(tmp_path: Path) -> None:
+    """A file with keys that others can read would not do, and the way to mend that is told."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text(GATEWAY)
+    file.chmod(0o644)
+    env_file = tmp_path / ".env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in GATEWAY_ENV.items()))
+    env_file.chmod(0o644)
+    result = qrng("config", "check", str(file), "--env-file", str(env_file))
+    assert result.exit_code == 2
+    (mistake,) = result.stderr.splitlines()[1:]
+    assert f"{env_file}: sets api_keys, hmac_secret_key" in mistake
+    assert "chmod 600" in mistake
+    assert SECRET not in result.output
 
 
 def test_config_check_layers(tmp_path: Path) -> None:
@@ -296,4 +323,13 @@ def test_up_without_profile(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """A profile that is not there is refused, and nothing is started in its stead."""
     result = qrng("up", "--var", str(tmp_path / "var"), *arguments)
     assert result.exit_code == 2
-    assert not (tmp_path / "var" / "demo.env").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["TYPO", "QRNG_GATEWAY_TYPO", "QRNG_COLLECTOR_TYPO"])
+def test_up_with_a_typo(tmp_path: Path, name: str) -> None:
+    """A setting nobody knows is refused, and leaves no directory behind."""
+    result = qrng("up", "--var", str(tmp_path / "var"), "--set", f"{name}=1")
+    assert result.exit_code == 2
+    assert f"{name}: there is no such setting" in result.stderr
+    assert list(tmp_path.iterdir()) == []

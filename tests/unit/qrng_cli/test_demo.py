@@ -105,7 +105,11 @@ def test_plan(var: Path) -> None:
         "[::1]:6001",
         "127.0.0.1:8080",
     )
-    assert dotenv_values(var / "demo.env")["QR_GRPC_SERVER_ADDRESS"] == "127.0.0.1:6000"
+    demo = dotenv_values(var / "demo.env")
+    assert demo["QR_GRPC_SERVER_ADDRESS"] == "127.0.0.1:6000"
+    of_client = {"QR_GRPC_SERVER_ADDRESS": "127.0.0.1:6000", "QR_GRPC_API_KEY": demo["QR_GRPC_API_KEY"]}
+    assert dotenv_values(var / "client.env") == of_client
+    assert stat.S_IMODE((var / "client.env").stat().st_mode) == 0o600
     assert "push_url=[::1]:6001" in plan.collector.arguments
     assert plan.key_opens_gateway
 
@@ -113,6 +117,7 @@ def test_plan(var: Path) -> None:
 def test_profile_is_stronger_than_demo(var: Path, tmp_path: Path) -> None:
     """What a profile says wins over what `up` made up, and a push address of its own is left alone."""
     profile = tmp_path / "profile.env"
+    profile.touch(mode=0o600)
     profile.write_text("QRNG_COLLECTOR_PUSH_URL=127.0.0.1:7000\nQRNG_GATEWAY_API_KEYS=a-key-of-the-profile\n")
     plan = prepare(var, profile, {})
     assert not any(argument.startswith("push_url=") for argument in plan.collector.arguments)

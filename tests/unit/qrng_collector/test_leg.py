@@ -141,8 +141,67 @@ async def test_three_quarantines_in_a_day_wait_for_the_operator() -> None:
     asked = len(source.asked)
     assert (await failure_of(leg)).message == "the source waits for the operator"
     assert len(source.asked) == asked
-    assert (leg.release(), leg.release()) == (1, 0)
-    assert len(await leg.read(SIZE)) == SIZE
+    with capture_logs() as logs:
+        assert leg.test_anew() == 1
+        assert len(await leg.read(SIZE)) == SIZE
+        assert len(await leg.read(SIZE)) == SIZE
+    assert [entry["event"] for entry in logs] == ["source_released", "source_trusted"]
+
+
+async def test_a_test_on_demand_comes_before_the_next_block() -> None:
+    """Its bytes are used for nothing else; a source that passes goes on, and is not tested again."""
+    source = StreamSource(SeededStream(8))
+    leg = leg_of(source, ManualClock())
+    await leg.read(SIZE)
+    assert leg.test_anew() == 1
+    with capture_logs() as logs:
+        block = await leg.read(SIZE)
+        await leg.read(SIZE)
+    assert source.asked == [START_UP, SIZE, START_UP, SIZE, SIZE]
+    assert block.data == SeededStream(8).take(2 * (START_UP + SIZE))[-SIZE:]
+    assert [entry["event"] for entry in logs] == ["source_tested"]
+    assert leg.states()[0].discarded_bytes == 2 * START_UP
+
+
+async def test_a_source_that_fails_on_demand_goes_into_quarantine() -> None:
+    """A fault that the test finds is treated as one of a block: no byte, a pause, and a start-up test."""
+    clock, source = ManualClock(), StreamSource(SeededStream(8))
+    leg = leg_of(source, clock)
+    await leg.read(SIZE)
+    leg.test_anew()
+    source.stream = stuck_byte()
+    failure = await failure_of(leg)
+    assert (failure.retry_after_s, leg.condition) == (60.0, Condition.QUARANTINED)
+    assert "repetition_count" in failure.message
+    assert leg.test_anew() == 1
+    assert (await failure_of(leg)).message == "the source is in quarantine"
+    source.stream = SeededStream(9)
+    clock.advance(60)
+    assert (await leg.read(SIZE)).data == SeededStream(9).take(START_UP + SIZE)[START_UP:]
+
+
+async def test_no_block_leaves_while_a_demanded_test_cannot_be_run() -> None:
+    """A source that fails to answer stays to be tested; what it brings then is for the test first."""
+    clock, source = ManualClock(), StreamSource(SeededStream(8))
+    leg = leg_of(source, clock)
+    await leg.read(SIZE)
+    leg.test_anew()
+    source.failures = [SourceError("unplugged")]
+    wait_s = (await failure_of(leg)).retry_after_s or 0.0
+    clock.advance(wait_s)
+    await leg.read(SIZE)
+    assert source.asked[2:] == [START_UP, START_UP, SIZE]
+
+
+async def test_trying_a_source_out_has_no_consequences() -> None:
+    """Whoever tries a source hears the verdict, and the source is neither trusted nor in quarantine for it."""
+    leg = leg_of(StreamSource(SeededStream(8)), ManualClock())
+    assert (await leg.try_out()).passed
+    bad = leg_of(StreamSource(stuck_byte()), ManualClock())
+    for _ in range(3):
+        assert not (await bad.try_out()).passed
+    assert bad.states()[0].discarded_bytes == 3 * START_UP
+    assert "failed its tests" in (await failure_of(bad)).message
 
 
 async def test_a_source_that_fails_its_first_test_delivers_nothing() -> None:
@@ -263,12 +322,21 @@ async def test_a_mix_takes_only_what_passed() -> None:
 
 
 async def test_a_mix_set_to_stop_stops() -> None:
-    """Without one of its legs such a mix delivers nothing, and releases held legs like any other."""
+    """Without one of its legs such a mix delivers nothing."""
     clock = ManualClock()
     reader = mixed([StreamSource(stuck_byte(), QUANTUM), StreamSource(SeededStream(1), SYSTEM)], clock, "stop")
     with pytest.raises(SourceError, match="missing: q"):
         await reader.read(64)
-    assert reader.release() == 0
+
+
+async def test_a_mix_has_each_leg_tested_on_demand() -> None:
+    """Every leg is tested before the next block of the mix, at its own expense."""
+    sources = [StreamSource(SeededStream(1), QUANTUM), StreamSource(SeededStream(2), SYSTEM)]
+    reader = mixed(sources, ManualClock(), "stop")
+    await reader.read(64)
+    assert reader.test_anew() == 2
+    assert len(await reader.read(64)) == 64
+    assert [source.asked for source in sources] == [[START_UP, 64, START_UP, 64]] * 2
 
 
 async def test_a_plain_reader_calls_nothing_tested() -> None:
@@ -280,6 +348,6 @@ async def test_a_plain_reader_calls_nothing_tested() -> None:
     with pytest.raises(SourceError):
         await reader.read(16)
     assert reader.states() == [SourceView("q", SourceClass.QUANTUM, Condition.FAILING, 16, 0)]
-    assert reader.release() == 0
+    assert reader.test_anew() == 0
     await reader.close()
     assert source.closed

@@ -69,6 +69,7 @@ async def test_each_kind_has_its_label(
 
 async def test_entries_stand_in_yaml(tmp_path: Path) -> None:
     """The same entries, from a file: a foreign gRPC server, and a provider nobody knows."""
+    (tmp_path / "collector.yaml").touch(mode=0o600)
     (tmp_path / "collector.yaml").write_text("""
 mixing_strategy: hkdf
 sources:

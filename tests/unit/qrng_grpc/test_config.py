@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -27,6 +27,25 @@ class Example(Settings):
     urls: tuple[str, ...] = ()
     secret: SecretStr = Field(default=SecretStr("x" * 32), min_length=32)
     retry_policy: Retry = Retry()
+
+
+class Source(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["open"] = "open"
+
+
+class KeyedSource(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["keyed"]
+    key: SecretStr | None = None
+
+
+class Keyed(Settings):
+    port: int = 1
+    keys: tuple[SecretStr, ...] = ()
+    sources: tuple[Annotated[Source | KeyedSource, Field(discriminator="kind")], ...] = ()
 
 
 class Demanding(Settings):
@@ -181,6 +200,49 @@ def test_secrets_are_never_in_the_text(tmp_path: Path) -> None:
     assert refusal.value.__cause__ is None
     good = load(Example, prefix=PREFIX, environ={f"{PREFIX}SECRET": "hunter2" * 8})
     assert "hunter2" not in repr(good) + str(good)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o620, 0o602, 0o644])
+@pytest.mark.parametrize(
+    ("name", "text", "secrets"),
+    [
+        ("c.yaml", "keys: [hunter2]\n", "keys"),
+        ("c.yaml", "sources: [{kind: keyed, key: hunter2}]\n", "sources.key"),
+        ("c.yaml", "sources: [{kind: keyed, key: hunter2}]\nkeys: [hunter2]\n", "keys, sources.key"),
+        ("c.env", f'{PREFIX}KEYS=["hunter2"]\n', "keys"),
+        ("c.env", f'{PREFIX.lower()}sources=[{{"kind": "keyed", "key": "hunter2"}}]\n', "sources.key"),
+    ],
+)
+def test_a_file_with_secrets_is_its_readers_alone(
+    tmp_path: Path, mode: int, name: str, text: str, secrets: str
+) -> None:
+    """A file that sets a secret and that others can read or change is refused, with the remedy, unless it is 0600."""
+    file = written(tmp_path / name, text)
+    layer: dict[str, Any] = {"env_files": [file]} if name == "c.env" else {"yaml_file": file}
+    file.chmod(mode)
+    with pytest.raises(ConfigError) as refusal:
+        load(Keyed, prefix=PREFIX, environ={}, **layer)
+    (mistake,) = refusal.value.mistakes
+    assert mistake.startswith(f"{file}: sets {secrets}, so ")
+    assert mistake.endswith("chmod 600 it")
+    assert "hunter2" not in mistake
+    file.chmod(0o600)
+    load(Keyed, prefix=PREFIX, environ={}, **layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "port: 2\nkeys: []\nsources: [{kind: open}, {kind: keyed}, {kind: keyed, key: }]\n"),
+        ("c.env", f"{PREFIX}PORT=2\nQRNG_OTHER_KEYS=hunter2\n"),
+    ],
+)
+def test_a_file_without_secrets_may_be_read_by_all(tmp_path: Path, name: str, text: str) -> None:
+    """Committed profiles and samples hold no secret of ours, so nobody minds who reads them."""
+    file = written(tmp_path / name, text)
+    file.chmod(0o644)
+    layer: dict[str, Any] = {"env_files": [file]} if name == "c.env" else {"yaml_file": file}
+    assert load(Keyed, prefix=PREFIX, environ={}, **layer).port == 2
 
 
 @pytest.mark.parametrize(

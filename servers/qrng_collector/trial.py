@@ -1,0 +1,52 @@
+"""A trial of the sources: the start-up test of each, once, while no collector runs.
+
+Idea: an operator who connects a source, or has mended one, wants to hear what its tests say before anything
+is pushed. So each source is read as the collector would read it, and what it delivers is used for
+nothing but the test. Nothing is retried: a source that does not answer has not passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from qrng_collector.config import CollectorConfig
+from qrng_collector.leg import Leg
+from qrng_collector.sources import make_legs
+from qrng_grpc.clock import SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import SourceError
+from qrng_grpc.state import state_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How one source did. `says` is for a person: what was tested, which test failed, or why there was none."""
+
+    device_id: str
+    passed: bool
+    says: str
+
+
+async def try_sources(config: CollectorConfig, clock: Clock = SYSTEM_CLOCK) -> list[Trial]:
+    """Test each source of `config` once, side by side, each at its own pace.
+
+    Raises StateHeldError while a collector with this state directory runs, StateError when it cannot be used.
+    """
+    with state_directory(config.state_dir) as state:
+        legs = make_legs(config, state, clock)
+        try:
+            return await asyncio.gather(*[_try(leg) for leg in legs])
+        finally:
+            for leg in legs:
+                await leg.close()
+
+
+async def _try(leg: Leg) -> Trial:
+    (device_id,) = leg.label.device_ids
+    try:
+        verdict = await leg.try_out()
+    except SourceError as error:
+        return Trial(device_id, passed=False, says=f"not tested: {error.message}")
+    if verdict.failure is not None:
+        return Trial(device_id, passed=False, says=f"failed: {verdict.failure}")
+    return Trial(device_id, passed=True, says=f"passed: {leg.states()[0].fetched_bytes:,} bytes")
