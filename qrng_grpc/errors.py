@@ -8,6 +8,7 @@ facade into JSON, and the client back into the same classes.
     ├── InvalidRequestError     a size or field out of range
     ├── UnsupportedError        a field this server does not support yet
     ├── AuthenticationError     no key, or a wrong one
+    ├── ForbiddenError          a good key, but not for this method
     ├── LimitError              over a rate, a quota or a bound
     ├── PoolShortError          not enough bytes in time
     ├── WeakerSourceError       only weaker sources than the client accepts
@@ -75,6 +76,14 @@ class AuthenticationError(QrngError):
     grpc_status = "UNAUTHENTICATED"
     http_status = 401
     reason = "INVALID_KEY"
+
+
+class ForbiddenError(QrngError):
+    """The key is good, but its client may not call this method."""
+
+    grpc_status = "PERMISSION_DENIED"
+    http_status = 403
+    reason = "FORBIDDEN"
 
 
 class LimitError(QrngError):

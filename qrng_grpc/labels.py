@@ -11,7 +11,11 @@ from collections.abc import Iterable
 from enum import Enum
 
 
-class SourceClass(Enum):
+class _Label(Enum):
+    __hash__ = object.__hash__  # each member is one object, and what Enum has for it is a function in Python
+
+
+class SourceClass(_Label):
     """The kind of process that produced bytes. Compared by `at_least`, never by value."""
 
     QUANTUM = "quantum"
@@ -33,28 +37,35 @@ BEST_FIRST = (SourceClass.QUANTUM, SourceClass.HARDWARE, SourceClass.OPERATING_S
 _RANK = {source_class: rank for rank, source_class in enumerate(BEST_FIRST)}
 
 
-class Processing(Enum):
-    """What happened to bytes between the source and the chunk."""
+class Processing(_Label):
+    """What happened to bytes since a source delivered them.
+
+    The first two are what collectors do, the others what a gateway does to either.
+    """
 
     NONE = "none"
     MIXED = "mixed"
+    SHA256 = "sha256"
+    XOR_OS = "xor_os"
+    MIXED_SHA256 = "mixed_sha256"
+    MIXED_XOR_OS = "mixed_xor_os"
 
 
-class Custody(Enum):
+class Custody(_Label):
     """Whether a third party could have seen the bytes before the collector did."""
 
     LOCAL = "local"
     REMOTE = "remote"
 
 
-class HealthVerdict(Enum):
+class HealthVerdict(_Label):
     """What output monitoring says of bytes."""
 
     UNTESTED = "untested"
     PASSED = "passed"
 
 
-class Condition(Enum):
+class Condition(_Label):
     """How a source does."""
 
     DELIVERING = "delivering"

@@ -71,21 +71,22 @@ class NumbersFile:
             raise StateError(f"{self._path} is damaged; see docs/operations.md before you delete it")
         return numbers
 
-    def write(self, *numbers: int) -> None:
+    def write(self, *numbers: int, synced: bool = True) -> None:
         """Make `numbers` durable before returning.
 
+        Where `synced` is false they survive a kill of this process, but only some time later a crash of the machine.
         Raises OSError when that fails, ValueError for numbers that `read` would not give back.
         """
         record = self._record(numbers)
         if len(numbers) != self._count or min(numbers) < 0 or len(record) != _RECORD_BYTES:
             raise ValueError(f"expected {self._count} numbers, 0 or more, that fit into {_RECORD_BYTES} bytes")
         if self._path.exists():
-            _write_synced(self._path, record)
+            _write(self._path, record, synced=synced)
             return
         # A file that is born must be born whole, or a crash would leave an empty one behind.
         # No id holds a tilde, so the name cannot be that of a record.
         newborn = self._path.with_name(self._path.name + "~")
-        _write_synced(newborn, record)
+        _write(newborn, record, synced=True)
         newborn.replace(self._path)
         sync_directory(self._path.parent)
 
@@ -95,12 +96,13 @@ class NumbersFile:
         return f"{text} {zlib.crc32(text.encode()):08x}".ljust(_RECORD_BYTES - 1).encode() + b"\n"
 
 
-def _write_synced(path: Path, record: bytes) -> None:
+def _write(path: Path, record: bytes, *, synced: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.pwrite(descriptor, record, 0) != len(record):
             raise OSError("short write")
-        os.fdatasync(descriptor)
+        if synced:
+            os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -7,8 +7,8 @@ still from one look to the next, or at once on SIGHUP, and an unusable set leave
 
 Handshakes see the change, connections that exist do not; a listener gives them an age limit
 (`qrng_grpc.serving.new_server`). For gRPC the new set waits, ready made, until core asks for it at the
-next handshake, on a thread of core's; an `ssl.SSLContext` is given the new chain on the event loop's
-thread, which is the one that shakes hands there.
+next handshake, on a thread of core's; an HTTPS listener makes the next connection with another
+`ssl.SSLContext`, since from one that is in use no authority can be taken back.
 
 Times are those of the system's clock, because TLS libraries know no other.
 """
@@ -28,7 +28,7 @@ import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qrng_grpc.errors import ConfigError
@@ -193,6 +193,23 @@ class TlsWatch:
         self._log.warning("certificate_expires", expires=_date(own))
 
 
+class RenewedContext(ssl.SSLContext):
+    """Makes each connection with the newest of several contexts.
+
+    A session that an older one began is not taken up again, so it ends with the authorities of its time.
+    """
+
+    newest: ssl.SSLContext
+
+    def made(self, connection: ssl.SSLObject) -> bool:
+        """Say whether `connection` was made with the newest context."""
+        return connection.context is self.newest
+
+    def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
+        """Begin a connection, as event loops do."""
+        return self.newest.wrap_bio(*arguments, **named)
+
+
 class ListenerTls:
     """What listeners with one certificate, one key and one set of client authorities show and ask for.
 
@@ -203,7 +220,7 @@ class ListenerTls:
         self._watch = TlsWatch(name, files)
         self._asks_clients = files.ca_file is not None
         self._waiting: list[deque[grpc.ServerCertificateConfiguration]] = []
-        self._contexts: list[ssl.SSLContext] = []
+        self._contexts: list[RenewedContext] = []
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Return credentials for one gRPC port. With client authorities, clients must show a certificate of theirs."""
@@ -225,11 +242,9 @@ class ListenerTls:
         return credentials
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Return a context for one HTTPS listener of the running event loop. It asks clients for no certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        _load_chain(context, self._own.chain, self._own.key)
+        """Return a context for one HTTPS listener of an event loop. It asks clients for what `grpc_credentials` do."""
+        context = RenewedContext(ssl.PROTOCOL_TLS_SERVER)
+        context.newest = self._new_context()
         self._contexts.append(context)
         return context
 
@@ -245,9 +260,20 @@ class ListenerTls:
 
     def _renew(self) -> None:
         for context in self._contexts:
-            _load_chain(context, self._own.chain, self._own.key)
+            context.newest = self._new_context()
         for waiting in self._waiting:
             waiting.append(self._configuration())
+
+    def _new_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        _load_chain(context, self._own.chain, self._own.key)
+        if self._watch.material.authorities is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            for authority in x509.load_pem_x509_certificates(self._watch.material.authorities):
+                context.load_verify_locations(cadata=authority.public_bytes(Encoding.DER))
+        return context
 
     @property
     def _own(self) -> KeyPair:

@@ -59,6 +59,8 @@ class Labels(Generic[E]):
 
 CLASSES = Labels(SourceClass, labels_pb2.SourceClass.Value, "SOURCE_CLASS_")
 PROCESSINGS = Labels(Processing, labels_pb2.Processing.Value, "PROCESSING_")
+COLLECTORS_DO = (Processing.NONE, Processing.MIXED)
+"""What may stand in a chunk."""
 CUSTODIES = Labels(Custody, labels_pb2.Custody.Value, "CUSTODY_")
 VERDICTS = Labels(HealthVerdict, labels_pb2.HealthVerdict.Value, "HEALTH_VERDICT_")
 CONDITIONS = Labels(Condition, chunk_pb2.SourceState.Condition.Value, "CONDITION_")
@@ -191,6 +193,8 @@ def _label_of(device_ids: tuple[str, ...], class_: int, processed: int, kept: in
     processing = PROCESSINGS.from_proto(processed)
     custody = CUSTODIES.from_proto(kept)
     verdict = VERDICTS.from_proto(judged)
-    if source_class is None or processing is None or custody is None or verdict is None:
+    if source_class is None or custody is None or verdict is None:
         raise MalformedChunkError("a label that is unspecified or unknown")
+    if processing is None or processing not in COLLECTORS_DO:
+        raise MalformedChunkError("a processing that collectors do not do")
     return BlockLabel(device_ids, source_class, processing, custody, verdict)

@@ -225,6 +225,7 @@ class Laboratory:
             "rest_listen_address": self.rest_address,
             "buffer_size": 1 << 20,
             "clock_tolerance": 0,
+            "rate_limit": 1_000_000,
             "api_keys": self.api_key,
             "state_dir": self.gateway_state,
         }
@@ -325,6 +326,6 @@ async def health(address: str, service: str) -> str:
 
 
 def _environ(prefix: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return this process's environment, with our own settings replaced by `settings`."""
+    """Return this process's environment, with our own settings replaced by `settings`; None stands for no setting."""
     foreign = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    return foreign | {prefix + name.upper(): str(value) for name, value in settings.items()}
+    return foreign | {prefix + name.upper(): str(value) for name, value in settings.items() if value is not None}

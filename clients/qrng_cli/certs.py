@@ -10,6 +10,7 @@ import click
 
 from qrng_grpc.certs import AUTHORITY_DAYS, LEAF_DAYS, Authority, Issued, collector_uri
 from qrng_grpc.chunk import is_id
+from qrng_grpc.client_keys import is_uri
 from qrng_grpc.errors import StateError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,20 +118,25 @@ def server(directory: Path, hosts: tuple[str, ...], name: str, days: float, forc
 
 @command.command("client")
 @_DIRECTORY
-@click.argument("collector_id")
+@click.argument("name")
+@click.option("--uri", help="The URI it names its holder by. Default: that of the collector NAME.")
 @_days(LEAF_DAYS)
 @_FORCE
-def client(directory: Path, collector_id: str, days: float, force: bool) -> None:
-    """Make a collector's certificate and key: COLLECTOR_ID.pem and COLLECTOR_ID.key.
+def client(directory: Path, name: str, uri: str | None, days: float, force: bool) -> None:
+    """Make the certificate and key of a collector or of a gateway's client: NAME.pem and NAME.key.
 
     \b
       qrng certs client --dir certs/collectors lab-1
+      qrng certs client --dir certs/clients sampler --uri spiffe://qrng/client/sampler
 
-    The certificate names the collector by the URI spiffe://qrng/collector/COLLECTOR_ID. It opens the push
-    listener; what is pushed must still be signed with the collector's key.
+    The certificate names a collector by the URI spiffe://qrng/collector/NAME. It opens the push listener; what is
+    pushed must still be signed with the collector's key. A gateway that asks its clients for certificates knows
+    them by the URI that `qrng keys create --uri` was told.
     """
-    _refuse_name(collector_id, "COLLECTOR_ID")
-    _save(_authority(directory).client(collector_uri(collector_id), days=days), directory, collector_id, force)
+    _refuse_name(name, "NAME")
+    if uri is not None and not is_uri(uri):
+        raise click.BadParameter("expected a URI in ASCII, as in spiffe://qrng/client/lab-1", param_hint="--uri")
+    _save(_authority(directory).client(uri or collector_uri(name), days=days), directory, name, force)
 
 
 def _refuse_name(name: str, hint: str) -> None:

@@ -10,7 +10,7 @@
 
 Keys and ids are made up for each gateway, its state lies in a temporary directory, and any setting of
 `qrng_gateway.config.GatewayConfig` can be given by name. `clock_tolerance` is 0, so that bytes may be
-pushed from the first moment.
+pushed from the first moment, and `rate_limit` so high that no test meets it by accident.
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ def _config(directory: Path, settings: dict[str, Any]) -> GatewayConfig:
         "push_listen_address": "127.0.0.1:0",
         "rest_listen_address": "127.0.0.1:0",
         "clock_tolerance": 0,
+        "rate_limit": 1_000_000,
         "api_keys": [secrets.token_urlsafe(24)],
         "hmac_secret_key": secrets.token_urlsafe(48),
         "hmac_key_id": f"key-{secrets.token_hex(4)}",

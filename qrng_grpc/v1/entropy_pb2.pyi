@@ -54,9 +54,12 @@ class GetEntropyRequest(_message.Message):
     weakest. Default: all bytes of a reply come from one class and processing.
     """
     fresh: _builtins.bool
-    """Only bytes whose capture started after the request arrived. Not supported yet: UNIMPLEMENTED."""
+    """Only bytes whose capture started after the request arrived, plus the tolerance for the collector's
+    clock. Such a call waits for the next chunk, until its deadline is near or the server's
+    max_fresh_wait has passed. Default: false.
+    """
     include_provenance: _builtins.bool
-    """Asks for the chunks and ranges the bytes came from. Not supported yet: UNIMPLEMENTED."""
+    """Asks for the chunks and ranges the bytes came from. Default: false."""
     def __init__(
         self,
         *,
@@ -94,6 +97,7 @@ class GetEntropyResponse(_message.Message):
     COLLECTOR_ID_FIELD_NUMBER: _builtins.int
     CAPTURE_START_NS_FIELD_NUMBER: _builtins.int
     CAPTURE_END_NS_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Exactly bytes_needed bytes."""
     sequence_id: _builtins.int
@@ -116,6 +120,10 @@ class GetEntropyResponse(_message.Message):
     """Earliest capture start of any byte, nanoseconds of Unix time by the collector's clock."""
     capture_end_ns: _builtins.int
     """Latest capture end of any byte, nanoseconds of Unix time by the collector's clock."""
+    @_builtins.property
+    def provenance(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkRange]:
+        """Where the bytes came from, in their order, when the request asked for it."""
+
     def __init__(
         self,
         *,
@@ -130,14 +138,55 @@ class GetEntropyResponse(_message.Message):
         collector_id: _builtins.str = ...,
         capture_start_ns: _builtins.int = ...,
         capture_end_ns: _builtins.int = ...,
+        provenance: _abc.Iterable[Global___ChunkRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_end_ns", b"capture_end_ns", "capture_start_ns", b"capture_start_ns", "collector_id", b"collector_id", "custody", b"custody", "data", b"data", "device_id", b"device_id", "generation_timestamp_ns", b"generation_timestamp_ns", "health_verdict", b"health_verdict", "processing", b"processing", "sequence_id", b"sequence_id", "source_class", b"source_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_end_ns", b"capture_end_ns", "capture_start_ns", b"capture_start_ns", "collector_id", b"collector_id", "custody", b"custody", "data", b"data", "device_id", b"device_id", "generation_timestamp_ns", b"generation_timestamp_ns", "health_verdict", b"health_verdict", "processing", b"processing", "provenance", b"provenance", "sequence_id", b"sequence_id", "source_class", b"source_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetEntropyResponse: _TypeAlias = GetEntropyResponse  # noqa: Y015
+
+@_typing.final
+class ChunkRange(_message.Message):
+    """Bytes of one chunk that a reply holds, at the place of this entry among the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTOR_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    collector_id: _builtins.str
+    """The collector that signed the chunk."""
+    epoch: _builtins.int
+    """The chunk's epoch."""
+    sequence: _builtins.int
+    """The chunk's sequence in its epoch."""
+    offset_bytes: _builtins.int
+    """Where the range begins in the chunk, in bytes; in what a gateway's processing made of the chunk,
+    where it does any.
+    """
+    size_bytes: _builtins.int
+    """How many bytes."""
+    def __init__(
+        self,
+        *,
+        collector_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        offset_bytes: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collector_id", b"collector_id", "epoch", b"epoch", "offset_bytes", b"offset_bytes", "sequence", b"sequence", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkRange: _TypeAlias = ChunkRange  # noqa: Y015
 
 @_typing.final
 class SubscribeEntropyRequest(_message.Message):
@@ -167,9 +216,9 @@ class SubscribeEntropyRequest(_message.Message):
     span_lanes: _builtins.bool
     """As in GetEntropyRequest."""
     fresh: _builtins.bool
-    """As in GetEntropyRequest. Not supported yet: UNIMPLEMENTED."""
+    """As in GetEntropyRequest; judged for each message."""
     include_provenance: _builtins.bool
-    """As in GetEntropyRequest. Not supported yet: UNIMPLEMENTED."""
+    """As in GetEntropyRequest."""
     total_bytes: _builtins.int
     """How many bytes in all; the last message is shorter where they do not divide. 0 or more; 0, the
     default, is without end.
@@ -212,6 +261,7 @@ class SubscribeEntropyResponse(_message.Message):
     COLLECTOR_ID_FIELD_NUMBER: _builtins.int
     CAPTURE_START_NS_FIELD_NUMBER: _builtins.int
     CAPTURE_END_NS_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Exactly bytes_per_message bytes; the last of a bounded stream may be shorter."""
     sequence_id: _builtins.int
@@ -234,6 +284,10 @@ class SubscribeEntropyResponse(_message.Message):
     """Earliest capture start of any byte, nanoseconds of Unix time."""
     capture_end_ns: _builtins.int
     """Latest capture end of any byte, nanoseconds of Unix time."""
+    @_builtins.property
+    def provenance(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkRange]:
+        """As in GetEntropyResponse."""
+
     def __init__(
         self,
         *,
@@ -248,10 +302,11 @@ class SubscribeEntropyResponse(_message.Message):
         collector_id: _builtins.str = ...,
         capture_start_ns: _builtins.int = ...,
         capture_end_ns: _builtins.int = ...,
+        provenance: _abc.Iterable[Global___ChunkRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_end_ns", b"capture_end_ns", "capture_start_ns", b"capture_start_ns", "collector_id", b"collector_id", "custody", b"custody", "data", b"data", "device_id", b"device_id", "generation_timestamp_ns", b"generation_timestamp_ns", "health_verdict", b"health_verdict", "processing", b"processing", "sequence_id", b"sequence_id", "source_class", b"source_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_end_ns", b"capture_end_ns", "capture_start_ns", b"capture_start_ns", "collector_id", b"collector_id", "custody", b"custody", "data", b"data", "device_id", b"device_id", "generation_timestamp_ns", b"generation_timestamp_ns", "health_verdict", b"health_verdict", "processing", b"processing", "provenance", b"provenance", "sequence_id", b"sequence_id", "source_class", b"source_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,9 +339,9 @@ class StreamEntropyRequest(_message.Message):
     span_lanes: _builtins.bool
     """As in GetEntropyRequest."""
     fresh: _builtins.bool
-    """As in GetEntropyRequest. Not supported yet: UNIMPLEMENTED."""
+    """As in GetEntropyRequest; judged for each message."""
     include_provenance: _builtins.bool
-    """As in GetEntropyRequest. Not supported yet: UNIMPLEMENTED."""
+    """As in GetEntropyRequest."""
     def __init__(
         self,
         *,
@@ -324,6 +379,7 @@ class StreamEntropyResponse(_message.Message):
     COLLECTOR_ID_FIELD_NUMBER: _builtins.int
     CAPTURE_START_NS_FIELD_NUMBER: _builtins.int
     CAPTURE_END_NS_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Exactly bytes_needed bytes."""
     sequence_id: _builtins.int
@@ -346,6 +402,10 @@ class StreamEntropyResponse(_message.Message):
     """Earliest capture start of any byte, nanoseconds of Unix time."""
     capture_end_ns: _builtins.int
     """Latest capture end of any byte, nanoseconds of Unix time."""
+    @_builtins.property
+    def provenance(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkRange]:
+        """As in GetEntropyResponse."""
+
     def __init__(
         self,
         *,
@@ -360,10 +420,11 @@ class StreamEntropyResponse(_message.Message):
         collector_id: _builtins.str = ...,
         capture_start_ns: _builtins.int = ...,
         capture_end_ns: _builtins.int = ...,
+        provenance: _abc.Iterable[Global___ChunkRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_end_ns", b"capture_end_ns", "capture_start_ns", b"capture_start_ns", "collector_id", b"collector_id", "custody", b"custody", "data", b"data", "device_id", b"device_id", "generation_timestamp_ns", b"generation_timestamp_ns", "health_verdict", b"health_verdict", "processing", b"processing", "sequence_id", b"sequence_id", "source_class", b"source_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_end_ns", b"capture_end_ns", "capture_start_ns", b"capture_start_ns", "collector_id", b"collector_id", "custody", b"custody", "data", b"data", "device_id", b"device_id", "generation_timestamp_ns", b"generation_timestamp_ns", "health_verdict", b"health_verdict", "processing", b"processing", "provenance", b"provenance", "sequence_id", b"sequence_id", "source_class", b"source_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -464,6 +525,9 @@ class GetStatusResponse(_message.Message):
     WAITING_CLAIMS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    INFLOW_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    OUTFLOW_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    FORECAST_SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     state: Global___GetStatusResponse.State.ValueType
     """How the gateway does."""
     pool_id: _builtins.str
@@ -482,6 +546,14 @@ class GetStatusResponse(_message.Message):
     """Claims answered since start."""
     waiting_claims: _builtins.int
     """Claims waiting in line."""
+    inflow_bytes_per_second: _builtins.float
+    """Bytes a second that entered the pool lately."""
+    outflow_bytes_per_second: _builtins.float
+    """Bytes a second that were claimed lately."""
+    forecast_seconds_left: _builtins.float
+    """In how many seconds the pool is empty if both go on as they do. Not set while the pool does not
+    get emptier.
+    """
     @_builtins.property
     def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneStatus]:
         """The pool by class and processing. Lanes without bytes are left out."""
@@ -519,12 +591,17 @@ class GetStatusResponse(_message.Message):
         waiting_claims: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         keys: _abc.Iterable[Global___KeyStatus] | None = ...,
+        inflow_bytes_per_second: _builtins.float = ...,
+        outflow_bytes_per_second: _builtins.float = ...,
+        forecast_seconds_left: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_forecast_seconds_left", b"_forecast_seconds_left", "accounting", b"accounting", "forecast_seconds_left", b"forecast_seconds_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "capacity_bytes", b"capacity_bytes", "collectors", b"collectors", "keys", b"keys", "lanes", b"lanes", "pool_id", b"pool_id", "pooled_bytes", b"pooled_bytes", "served_claims", b"served_claims", "state", b"state", "uptime_seconds", b"uptime_seconds", "version", b"version", "waiting_claims", b"waiting_claims", "warnings", b"warnings", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_forecast_seconds_left", b"_forecast_seconds_left", "accounting", b"accounting", "capacity_bytes", b"capacity_bytes", "collectors", b"collectors", "forecast_seconds_left", b"forecast_seconds_left", "inflow_bytes_per_second", b"inflow_bytes_per_second", "keys", b"keys", "lanes", b"lanes", "outflow_bytes_per_second", b"outflow_bytes_per_second", "pool_id", b"pool_id", "pooled_bytes", b"pooled_bytes", "served_claims", b"served_claims", "state", b"state", "uptime_seconds", b"uptime_seconds", "version", b"version", "waiting_claims", b"waiting_claims", "warnings", b"warnings", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__forecast_seconds_left: _TypeAlias = _typing.Literal["forecast_seconds_left"]  # noqa: Y015
+    _WhichOneofArgType__forecast_seconds_left: _TypeAlias = _typing.Literal["_forecast_seconds_left", b"_forecast_seconds_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_seconds_left) -> _WhichOneofReturnType__forecast_seconds_left | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
@@ -578,6 +655,7 @@ class CollectorStatus(_message.Message):
     EXPIRED_BYTES_FIELD_NUMBER: _builtins.int
     IN_DOUBT_BYTES_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_SECONDS_FIELD_NUMBER: _builtins.int
     collector_id: _builtins.str
     """The collector."""
     epoch: _builtins.int
@@ -598,6 +676,11 @@ class CollectorStatus(_message.Message):
     """Bytes the collector dropped because they passed the age limit unsent, since it started."""
     in_doubt_bytes: _builtins.int
     """Bytes the collector dropped that may have been delivered, since it started."""
+    clock_skew_seconds: _builtins.float
+    """How far its clock seems to be behind the gateway's, in seconds, negative when it is ahead: the
+    least time lately between a capture end by its clock and the chunk's arrival by ours. The quickest
+    way of a chunk is part of it. Not set before a chunk has arrived.
+    """
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.SourceState]:
         """Its sources at its last heartbeat. At most 64."""
@@ -615,12 +698,15 @@ class CollectorStatus(_message.Message):
         expired_bytes: _builtins.int = ...,
         in_doubt_bytes: _builtins.int = ...,
         sources: _abc.Iterable[_chunk_pb2.SourceState] | None = ...,
+        clock_skew_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_seconds", b"_clock_skew_seconds", "clock_skew_seconds", b"clock_skew_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collector_id", b"collector_id", "epoch", b"epoch", "expired_bytes", b"expired_bytes", "in_doubt_bytes", b"in_doubt_bytes", "last_heartbeat_ns", b"last_heartbeat_ns", "overflow_bytes", b"overflow_bytes", "queued_bytes", b"queued_bytes", "sequence", b"sequence", "silent_seconds", b"silent_seconds", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_seconds", b"_clock_skew_seconds", "clock_skew_seconds", b"clock_skew_seconds", "collector_id", b"collector_id", "epoch", b"epoch", "expired_bytes", b"expired_bytes", "in_doubt_bytes", b"in_doubt_bytes", "last_heartbeat_ns", b"last_heartbeat_ns", "overflow_bytes", b"overflow_bytes", "queued_bytes", b"queued_bytes", "sequence", b"sequence", "silent_seconds", b"silent_seconds", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__clock_skew_seconds: _TypeAlias = _typing.Literal["clock_skew_seconds"]  # noqa: Y015
+    _WhichOneofArgType__clock_skew_seconds: _TypeAlias = _typing.Literal["_clock_skew_seconds", b"_clock_skew_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_skew_seconds) -> _WhichOneofReturnType__clock_skew_seconds | None: ...
 
 Global___CollectorStatus: _TypeAlias = CollectorStatus  # noqa: Y015
 
@@ -702,7 +788,7 @@ Global___KeyStatus: _TypeAlias = KeyStatus  # noqa: Y015
 @_typing.final
 class Accounting(_message.Message):
     """Where every byte went, since start. At rest: stored = served + pooled + expired + overflow
-    + purged + dropped at shutdown.
+    + purged + set aside + conditioned + dropped at shutdown.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -716,6 +802,8 @@ class Accounting(_message.Message):
     DROPPED_AT_SHUTDOWN_BYTES_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     DUPLICATE_CHUNKS_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_BYTES_FIELD_NUMBER: _builtins.int
+    CONDITIONED_BYTES_FIELD_NUMBER: _builtins.int
     stored_bytes: _builtins.int
     """Verified bytes that entered the pool."""
     served_bytes: _builtins.int
@@ -732,6 +820,10 @@ class Accounting(_message.Message):
     """Bytes wiped when the gateway ended."""
     duplicate_chunks: _builtins.int
     """Chunks seen again and not stored again."""
+    set_aside_bytes: _builtins.int
+    """Bytes set aside for tests of quality, which nobody can claim."""
+    conditioned_bytes: _builtins.int
+    """Bytes used up by the gateway's conditioning: what went in less what came out."""
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedBytes]:
         """Bytes finally refused, which never entered the pool, by reason."""
@@ -748,10 +840,12 @@ class Accounting(_message.Message):
         dropped_at_shutdown_bytes: _builtins.int = ...,
         refused: _abc.Iterable[Global___RefusedBytes] | None = ...,
         duplicate_chunks: _builtins.int = ...,
+        set_aside_bytes: _builtins.int = ...,
+        conditioned_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_at_shutdown_bytes", b"dropped_at_shutdown_bytes", "duplicate_chunks", b"duplicate_chunks", "expired_bytes", b"expired_bytes", "overflow_bytes", b"overflow_bytes", "pooled_bytes", b"pooled_bytes", "purged_bytes", b"purged_bytes", "refused", b"refused", "served_bytes", b"served_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditioned_bytes", b"conditioned_bytes", "dropped_at_shutdown_bytes", b"dropped_at_shutdown_bytes", "duplicate_chunks", b"duplicate_chunks", "expired_bytes", b"expired_bytes", "overflow_bytes", b"overflow_bytes", "pooled_bytes", b"pooled_bytes", "purged_bytes", b"purged_bytes", "refused", b"refused", "served_bytes", b"served_bytes", "set_aside_bytes", b"set_aside_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

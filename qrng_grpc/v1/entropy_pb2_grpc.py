@@ -38,7 +38,7 @@ class EntropyServiceStub:
     UNAVAILABLE, reason POOL_SHORT: not enough bytes in time. Wait for the retry hint.
     UNAVAILABLE, reason DRAINING: the server ends. Reconnect.
     FAILED_PRECONDITION: only sources weaker than the least class asked for.
-    UNIMPLEMENTED: a field is set that this server does not support yet.
+    PERMISSION_DENIED: the client may not call this method.
     DEADLINE_EXCEEDED: the deadline passed before the server could answer.
     """
 
@@ -83,7 +83,7 @@ class EntropyServiceServicer:
     UNAVAILABLE, reason POOL_SHORT: not enough bytes in time. Wait for the retry hint.
     UNAVAILABLE, reason DRAINING: the server ends. Reconnect.
     FAILED_PRECONDITION: only sources weaker than the least class asked for.
-    UNIMPLEMENTED: a field is set that this server does not support yet.
+    PERMISSION_DENIED: the client may not call this method.
     DEADLINE_EXCEEDED: the deadline passed before the server could answer.
     """
 
@@ -171,7 +171,7 @@ class EntropyService:
     UNAVAILABLE, reason POOL_SHORT: not enough bytes in time. Wait for the retry hint.
     UNAVAILABLE, reason DRAINING: the server ends. Reconnect.
     FAILED_PRECONDITION: only sources weaker than the least class asked for.
-    UNIMPLEMENTED: a field is set that this server does not support yet.
+    PERMISSION_DENIED: the client may not call this method.
     DEADLINE_EXCEEDED: the deadline passed before the server could answer.
     """
 

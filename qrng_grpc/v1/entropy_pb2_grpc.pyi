@@ -39,7 +39,7 @@ class EntropyServiceStub:
       UNAVAILABLE, reason POOL_SHORT: not enough bytes in time. Wait for the retry hint.
       UNAVAILABLE, reason DRAINING: the server ends. Reconnect.
       FAILED_PRECONDITION: only sources weaker than the least class asked for.
-      UNIMPLEMENTED: a field is set that this server does not support yet.
+      PERMISSION_DENIED: the client may not call this method.
       DEADLINE_EXCEEDED: the deadline passed before the server could answer.
     """
 
@@ -86,7 +86,7 @@ class EntropyServiceAsyncStub(EntropyServiceStub):
       UNAVAILABLE, reason POOL_SHORT: not enough bytes in time. Wait for the retry hint.
       UNAVAILABLE, reason DRAINING: the server ends. Reconnect.
       FAILED_PRECONDITION: only sources weaker than the least class asked for.
-      UNIMPLEMENTED: a field is set that this server does not support yet.
+      PERMISSION_DENIED: the client may not call this method.
       DEADLINE_EXCEEDED: the deadline passed before the server could answer.
     """
 
@@ -129,7 +129,7 @@ class EntropyServiceServicer(metaclass=_abc_1.ABCMeta):
       UNAVAILABLE, reason POOL_SHORT: not enough bytes in time. Wait for the retry hint.
       UNAVAILABLE, reason DRAINING: the server ends. Reconnect.
       FAILED_PRECONDITION: only sources weaker than the least class asked for.
-      UNIMPLEMENTED: a field is set that this server does not support yet.
+      PERMISSION_DENIED: the client may not call this method.
       DEADLINE_EXCEEDED: the deadline passed before the server could answer.
     """
 

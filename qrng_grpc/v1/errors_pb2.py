@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19qrng_grpc/v1/errors.proto\x12\x07qrng.v1*\x89\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12\x1c\n\x18\x45RROR_REASON_INVALID_KEY\x10\x02\x12\x1b\n\x17\x45RROR_REASON_POOL_SHORT\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_WEAKER_SOURCE\x10\x04\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x05\x12\x1c\n\x18\x45RROR_REASON_UNSUPPORTED\x10\x06\x12\x1f\n\x1b\x45RROR_REASON_LIMIT_EXCEEDED\x10\x07\x12!\n\x1d\x45RROR_REASON_UNVERIFIED_CHUNK\x10\x08\x12\x1e\n\x1a\x45RROR_REASON_FOREIGN_CHUNK\x10\t\x12\"\n\x1e\x45RROR_REASON_CHUNK_FROM_FUTURE\x10\n\x12!\n\x1d\x45RROR_REASON_EPOCH_BELOW_MARK\x10\x0b\x12\x1a\n\x16\x45RROR_REASON_POOL_FULL\x10\x0c\x12!\n\x1d\x45RROR_REASON_MARK_NOT_WRITTEN\x10\r\x12 \n\x1c\x45RROR_REASON_CALL_SUPERSEDED\x10\x0e\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19qrng_grpc/v1/errors.proto\x12\x07qrng.v1*\xa5\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12\x1c\n\x18\x45RROR_REASON_INVALID_KEY\x10\x02\x12\x1b\n\x17\x45RROR_REASON_POOL_SHORT\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_WEAKER_SOURCE\x10\x04\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x05\x12\x1c\n\x18\x45RROR_REASON_UNSUPPORTED\x10\x06\x12\x1f\n\x1b\x45RROR_REASON_LIMIT_EXCEEDED\x10\x07\x12!\n\x1d\x45RROR_REASON_UNVERIFIED_CHUNK\x10\x08\x12\x1e\n\x1a\x45RROR_REASON_FOREIGN_CHUNK\x10\t\x12\"\n\x1e\x45RROR_REASON_CHUNK_FROM_FUTURE\x10\n\x12!\n\x1d\x45RROR_REASON_EPOCH_BELOW_MARK\x10\x0b\x12\x1a\n\x16\x45RROR_REASON_POOL_FULL\x10\x0c\x12!\n\x1d\x45RROR_REASON_MARK_NOT_WRITTEN\x10\r\x12 \n\x1c\x45RROR_REASON_CALL_SUPERSEDED\x10\x0e\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0f\x12\x1a\n\x16\x45RROR_REASON_FORBIDDEN\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qrng_grpc.v1.errors_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=39
-  _globals['_ERRORREASON']._serialized_end=560
+  _globals['_ERRORREASON']._serialized_end=588
 # @@protoc_insertion_point(module_scope)

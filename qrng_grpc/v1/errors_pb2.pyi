@@ -58,6 +58,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, on the push service: a newer call of the same collector took over."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
     """INTERNAL: a fault of the server. Nothing more is told outside; its log has the rest."""
+    ERROR_REASON_FORBIDDEN: _ErrorReason.ValueType  # 16
+    """PERMISSION_DENIED: the key is good, but its client may not call this method. Ask the operator."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo in every error of this API, without the prefix
@@ -100,4 +102,6 @@ ERROR_REASON_CALL_SUPERSEDED: ErrorReason.ValueType  # 14
 """UNAVAILABLE, on the push service: a newer call of the same collector took over."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL: a fault of the server. Nothing more is told outside; its log has the rest."""
+ERROR_REASON_FORBIDDEN: ErrorReason.ValueType  # 16
+"""PERMISSION_DENIED: the key is good, but its client may not call this method. Ask the operator."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

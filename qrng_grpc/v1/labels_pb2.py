@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19qrng_grpc/v1/labels.proto\x12\x07qrng.v1*\x9f\x01\n\x0bSourceClass\x12\x1c\n\x18SOURCE_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14SOURCE_CLASS_QUANTUM\x10\x01\x12\x19\n\x15SOURCE_CLASS_HARDWARE\x10\x02\x12!\n\x1dSOURCE_CLASS_OPERATING_SYSTEM\x10\x03\x12\x1a\n\x16SOURCE_CLASS_SIMULATED\x10\x04*S\n\nProcessing\x12\x1a\n\x16PROCESSING_UNSPECIFIED\x10\x00\x12\x13\n\x0fPROCESSING_NONE\x10\x01\x12\x14\n\x10PROCESSING_MIXED\x10\x02*I\n\x07\x43ustody\x12\x17\n\x13\x43USTODY_UNSPECIFIED\x10\x00\x12\x11\n\rCUSTODY_LOCAL\x10\x01\x12\x12\n\x0e\x43USTODY_REMOTE\x10\x02*g\n\rHealthVerdict\x12\x1e\n\x1aHEALTH_VERDICT_UNSPECIFIED\x10\x00\x12\x1b\n\x17HEALTH_VERDICT_UNTESTED\x10\x01\x12\x19\n\x15HEALTH_VERDICT_PASSED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19qrng_grpc/v1/labels.proto\x12\x07qrng.v1*\x9f\x01\n\x0bSourceClass\x12\x1c\n\x18SOURCE_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14SOURCE_CLASS_QUANTUM\x10\x01\x12\x19\n\x15SOURCE_CLASS_HARDWARE\x10\x02\x12!\n\x1dSOURCE_CLASS_OPERATING_SYSTEM\x10\x03\x12\x1a\n\x16SOURCE_CLASS_SIMULATED\x10\x04*\xbb\x01\n\nProcessing\x12\x1a\n\x16PROCESSING_UNSPECIFIED\x10\x00\x12\x13\n\x0fPROCESSING_NONE\x10\x01\x12\x14\n\x10PROCESSING_MIXED\x10\x02\x12\x15\n\x11PROCESSING_SHA256\x10\x03\x12\x15\n\x11PROCESSING_XOR_OS\x10\x04\x12\x1b\n\x17PROCESSING_MIXED_SHA256\x10\x05\x12\x1b\n\x17PROCESSING_MIXED_XOR_OS\x10\x06*I\n\x07\x43ustody\x12\x17\n\x13\x43USTODY_UNSPECIFIED\x10\x00\x12\x11\n\rCUSTODY_LOCAL\x10\x01\x12\x12\n\x0e\x43USTODY_REMOTE\x10\x02*g\n\rHealthVerdict\x12\x1e\n\x1aHEALTH_VERDICT_UNSPECIFIED\x10\x00\x12\x1b\n\x17HEALTH_VERDICT_UNTESTED\x10\x01\x12\x19\n\x15HEALTH_VERDICT_PASSED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SOURCECLASS']._serialized_start=39
   _globals['_SOURCECLASS']._serialized_end=198
-  _globals['_PROCESSING']._serialized_start=200
-  _globals['_PROCESSING']._serialized_end=283
-  _globals['_CUSTODY']._serialized_start=285
-  _globals['_CUSTODY']._serialized_end=358
-  _globals['_HEALTHVERDICT']._serialized_start=360
-  _globals['_HEALTHVERDICT']._serialized_end=463
+  _globals['_PROCESSING']._serialized_start=201
+  _globals['_PROCESSING']._serialized_end=388
+  _globals['_CUSTODY']._serialized_start=390
+  _globals['_CUSTODY']._serialized_end=463
+  _globals['_HEALTHVERDICT']._serialized_start=465
+  _globals['_HEALTHVERDICT']._serialized_end=568
 # @@protoc_insertion_point(module_scope)

@@ -72,9 +72,19 @@ class _ProcessingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Processing
     """The bytes are as the source delivered them."""
     PROCESSING_MIXED: _Processing.ValueType  # 2
     """Several sources were combined, by XOR or HKDF."""
+    PROCESSING_SHA256: _Processing.ValueType  # 3
+    """The gateway conditioned bytes of one source with SHA-256, using up more than came out."""
+    PROCESSING_XOR_OS: _Processing.ValueType  # 4
+    """The gateway combined bytes of one source with its operating system's, by XOR."""
+    PROCESSING_MIXED_SHA256: _Processing.ValueType  # 5
+    """As SHA256, of bytes that were MIXED."""
+    PROCESSING_MIXED_XOR_OS: _Processing.ValueType  # 6
+    """As XOR_OS, of bytes that were MIXED."""
 
 class Processing(_Processing, metaclass=_ProcessingEnumTypeWrapper):
-    """What happened to the bytes between the source and the chunk."""
+    """What happened to the bytes since a source delivered them. In a chunk only NONE and MIXED are
+    taken: the others are what a gateway does, and says of itself.
+    """
 
 PROCESSING_UNSPECIFIED: Processing.ValueType  # 0
 """Not stated. In a request it stands for any processing; in a chunk it is refused."""
@@ -82,6 +92,14 @@ PROCESSING_NONE: Processing.ValueType  # 1
 """The bytes are as the source delivered them."""
 PROCESSING_MIXED: Processing.ValueType  # 2
 """Several sources were combined, by XOR or HKDF."""
+PROCESSING_SHA256: Processing.ValueType  # 3
+"""The gateway conditioned bytes of one source with SHA-256, using up more than came out."""
+PROCESSING_XOR_OS: Processing.ValueType  # 4
+"""The gateway combined bytes of one source with its operating system's, by XOR."""
+PROCESSING_MIXED_SHA256: Processing.ValueType  # 5
+"""As SHA256, of bytes that were MIXED."""
+PROCESSING_MIXED_XOR_OS: Processing.ValueType  # 6
+"""As XOR_OS, of bytes that were MIXED."""
 Global___Processing: _TypeAlias = Processing  # noqa: Y015
 
 class _Custody:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,13 +19,18 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_h
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server as add_reflection
 
 from qrng_gateway.access import Access
+from qrng_gateway.audit import AuditLog
 from qrng_gateway.calls import Streams, register
 from qrng_gateway.compat import QrEntropyServicer, QuantumRngServicer
 from qrng_gateway.config import GatewayConfig, best_of
+from qrng_gateway.desk import Desk
 from qrng_gateway.dispenser import Dispenser
+from qrng_gateway.guard import Guard
 from qrng_gateway.health import MAX_WATCHERS, HealthBoard, HealthServicer
 from qrng_gateway.ingest import Ingest
+from qrng_gateway.limits import Limiter
 from qrng_gateway.memory import keep_heaps_few
+from qrng_gateway.metrics import CallCounts
 from qrng_gateway.pool import Pool
 from qrng_gateway.protection import Protection
 from qrng_gateway.push_service import PushServicer
@@ -39,6 +44,7 @@ from qrng_grpc.compat.qr_entropy_pb2_grpc import add_EntropyServiceServicer_to_s
 from qrng_grpc.compat.quantum_rng_pb2_grpc import add_QuantumRNGServicer_to_server as add_quantum_rng
 from qrng_grpc.http_serving import serving_http
 from qrng_grpc.keys import KeyRing
+from qrng_grpc.labels import SourceClass
 from qrng_grpc.logs import configure_logs, get_log
 from qrng_grpc.serving import (
     ConnectionAge,
@@ -134,33 +140,48 @@ async def run(config: GatewayConfig) -> None:
 async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Gateway]:
     """Serve while the block runs. Raises StateError or ConfigError when that cannot be."""
     pool = _new_pool(config, clock)
-    with state_directory(config.state_dir) as state_dir, _wiping(pool):
+    with state_directory(config.state_dir) as state_dir, _wiping(pool), ExitStack() as at_the_end:
         ingest = _new_ingest(config, pool, state_dir, clock)
         keys = SigningKeys(config, ingest)
-        observer = Observer(pool, ingest, pool_id=config.pool_id, least_class=config.served_class, clock=clock)
+        access = _new_access(config, clock)
+        observer = _new_observer(config, pool, ingest, access, clock)
         board = HealthBoard(lambda: observer.ready)
         bounds = Bounds.of(config)
         health = HealthServicer(board, bounds.watchers)
-        access = Access(key.get_secret_value() for key in config.api_keys)
-        dispenser = Dispenser(pool, least_class=config.served_class, max_wait_s=config.max_wait)
+        limiter = Limiter(
+            state_dir,
+            rate_limit=config.rate_limit,
+            address_rate_limit=config.address_rate_limit or config.rate_limit,
+            clock=clock,
+        )
+        at_the_end.callback(limiter.settle)
+        audit = AuditLog(config.audit_log_file, clock)
+        _keep_reserved(pool, access, config.served_class)
+        desk = _new_desk(config, pool, limiter, audit, clock)
         tls = Protection(config)
         push_server = _push_server(config, ingest, health, bounds, tls.push_age)
-        client_server = _client_server(config, access, dispenser, observer, health, bounds, tls.client_age)
+        client_server = _client_server(config, access, desk, observer, health, bounds, tls.client_age)
         rest = RestApi(
-            access, dispenser, observer, limit=config.max_rest_bytes, key_in_query=config.allow_api_key_in_query
+            access, desk, observer, limit=config.max_rest_bytes, key_in_query=config.allow_api_key_in_query
         ).app()
         grace = Grace(config.drain_timeout)
 
         def tick() -> None:
             pool.expire()
+            pool.look_ahead()
             observer.tick()
             board.refresh()
             tls.look()
             keys.look()
+            if access.look():
+                _keep_reserved(pool, access, config.served_class)
 
         def reload() -> None:
             tls.reload()
             keys.reload()
+            if access.reload():
+                _keep_reserved(pool, access, config.served_class)
+            audit.reopen()
 
         def drain() -> None:
             grace.begin()
@@ -172,6 +193,7 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
 
         async with (
             _bare(ingest.running()),
+            audit.running(),
             serving_grpc(push_server, config.push_listen_address, grace, tls.push_credentials()) as push_address,
             serving_grpc(client_server, config.listen_address, grace, tls.client_credentials()) as client_address,
             serving_http(
@@ -212,6 +234,47 @@ def _new_ingest(config: GatewayConfig, pool: Pool, state_dir: Path, clock: Clock
     )
 
 
+def _new_access(config: GatewayConfig, clock: Clock) -> Access:
+    return Access(
+        (key.get_secret_value() for key in config.api_keys),
+        file=config.api_keys_file,
+        key_name=config.api_key_header,
+        certificates=config.client_ca_file is not None,
+        clock=clock,
+    )
+
+
+def _new_observer(config: GatewayConfig, pool: Pool, ingest: Ingest, access: Access, clock: Clock) -> Observer:
+    return Observer(
+        pool,
+        ingest,
+        pool_id=config.pool_id,
+        least_class=config.served_class,
+        more_warnings=access.warnings,
+        clock=clock,
+    )
+
+
+def _new_desk(config: GatewayConfig, pool: Pool, limiter: Limiter, audit: AuditLog, clock: Clock) -> Desk:
+    dispenser = Dispenser(
+        pool,
+        least_class=config.served_class,
+        max_wait_s=config.max_wait,
+        max_fresh_wait_s=config.max_fresh_wait,
+        clock_tolerance_s=config.clock_tolerance,
+        clock=clock,
+    )
+    guard = Guard(clock, mistakes="wrong keys")
+    return Desk(dispenser, limiter, guard, CallCounts(), audit, trusted_proxies=config.trusted_proxies, clock=clock)
+
+
+def _keep_reserved(pool: Pool, access: Access, least: SourceClass) -> None:
+    """Keep for each client what its record says."""
+    pool.keep_for(
+        {c.client_id: (c.reserved_bytes, c.least_class or least) for c in access.clients() if c.reserved_bytes}
+    )
+
+
 def _push_server(
     config: GatewayConfig, ingest: Ingest, health: HealthServicer, bounds: Bounds, age: ConnectionAge | None
 ) -> grpc.aio.Server:
@@ -230,7 +293,7 @@ def _push_server(
 def _client_server(
     config: GatewayConfig,
     access: Access,
-    dispenser: Dispenser,
+    desk: Desk,
     observer: Observer,
     health: HealthServicer,
     bounds: Bounds,
@@ -244,9 +307,9 @@ def _client_server(
         age=age,
     )
     limit = config.max_request_bytes
-    register(add_entropy, EntropyServicer(access, dispenser, observer, bounds.streams, limit=limit), server)
-    register(add_qr_entropy, QrEntropyServicer(access, dispenser, bounds.streams, limit=limit), server)
-    register(add_quantum_rng, QuantumRngServicer(access, dispenser, limit=limit), server)
+    register(add_entropy, EntropyServicer(access, desk, observer, bounds.streams, limit=limit), server)
+    register(add_qr_entropy, QrEntropyServicer(access, desk, bounds.streams, limit=limit), server)
+    register(add_quantum_rng, QuantumRngServicer(access, desk, limit=limit), server)
     register(add_health, health, server)
     register(add_reflection, ReflectionServicer(bounds.reflections), server)
     return server

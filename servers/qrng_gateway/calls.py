@@ -1,10 +1,11 @@
 """What every gRPC handler of the gateway does around its translation.
 
-Idea: no interceptors, which cost more than a whole unary call of ours; instead three small things
+Idea: no interceptors, which cost more than a whole unary call of ours; instead a few small things
 that a handler names itself:
 
 - `telling_errors`: errors of our tree end the call with their status and details; anything else is
   INTERNAL, with nothing of it told outside.
+- `served_at_the_desk`: the same for calls that need a key, which pass the desk first.
 - `register`: a request that is no protobuf arrives as `MALFORMED`, so that it can be refused as the
   bad argument it is (grpcio would call it INTERNAL).
 - `Streams`: open streams are known, bounded, and ended at once when the gateway drains.
@@ -15,13 +16,16 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn, TypeVar
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from qrng_gateway.access import Access
+from qrng_gateway.desk import Call, Desk
 from qrng_grpc.error_details import status_code, trailers
 from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, QrngError
 from qrng_grpc.logs import get_log
@@ -31,6 +35,22 @@ Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Handler = Callable[[Servicer, Request, Context], Awaitable[Reply]]
+
+
+class AtTheDesk(Protocol):
+    """A servicer whose calls pass a desk."""
+
+    @property
+    def desk(self) -> Desk:
+        """The desk."""
+
+    @property
+    def access(self) -> Access:
+        """Who may come in."""
+
+
+Served = TypeVar("Served", bound=AtTheDesk)
+AdmittedHandler = Callable[[Served, Request, Context, Call], Awaitable[Reply]]
 
 STREAM_RETRY_HINT_S = 1.0
 
@@ -71,9 +91,52 @@ def telling_errors(method: Handler[Servicer, Request, Reply]) -> Handler[Service
     return handler
 
 
-async def refuse(context: Context, error: QrngError) -> NoReturn:
-    """End the call with the status and details of `error`."""
-    await context.abort(status_code(error), error.message, trailing_metadata=trailers(error))
+def served_at_the_desk(
+    service: str,
+) -> Callable[[AdmittedHandler[Served, Request, Reply]], Handler[Served, Request, Reply]]:
+    """Make a method of `service` one that is called with the `Call` of an admitted client, and told of when it ends."""
+
+    def decorate(method: AdmittedHandler[Served, Request, Reply]) -> Handler[Served, Request, Reply]:
+        name = f"{service}/{method.__name__}"
+
+        @functools.wraps(method)
+        async def handler(servicer: Served, request: Request, context: Context) -> Reply:
+            call = servicer.desk.open(name, context.peer())
+            try:
+                call.admit(partial(servicer.access.client_calling, context), forwarded_for(servicer.desk, context))
+                reply = await method(servicer, request, context, call)
+            except QrngError as error:
+                failure = error
+            except asyncio.CancelledError:
+                call.close("CANCELLED")
+                raise
+            except grpc.aio.BaseError:
+                call.close("UNAVAILABLE")
+                raise
+            except Exception as fault:  # the boundary: nothing of a fault of ours may travel, not even its text
+                log.error("call_failed", method=name, fault=type(fault).__name__)
+                failure = QrngError("an internal fault; the server's log has the rest")
+            else:
+                call.close("OK")
+                return reply
+            call.close(failure.grpc_status)
+            return await refuse(context, failure, call.allowances())
+
+        return handler
+
+    return decorate
+
+
+def forwarded_for(desk: Desk, context: Context) -> str | None:
+    """Return whom a proxy says it speaks for; None where no proxy is trusted."""
+    if not desk.trusted_proxies:
+        return None
+    return ",".join(str(value) for name, value in context.invocation_metadata() or () if name == "x-forwarded-for")
+
+
+async def refuse(context: Context, error: QrngError, besides: tuple[tuple[str, str], ...] = ()) -> NoReturn:
+    """End the call with the status and details of `error`, and what else its trailers should say."""
+    await context.abort(status_code(error), error.message, trailing_metadata=(*trailers(error), *besides))
 
 
 class Streams:
@@ -88,10 +151,10 @@ class Streams:
         return len(self._tasks)
 
     @asynccontextmanager
-    async def held(self, context: Context) -> AsyncIterator[None]:
-        """Count the current task as a stream until it leaves the block.
+    async def held(self, context: Context, call: Call | None = None) -> AsyncIterator[None]:
+        """Count the current task as a stream, of the client of `call`, until it leaves the block.
 
-        Raises LimitError when too many are open, DrainingError when the server ends: then also from
+        Raises LimitError when too many are open, of all or of that client, DrainingError when the server ends: then also from
         whatever the block is waiting for. A client that leaves cancels as ever.
         """
         if self._draining:
@@ -102,7 +165,8 @@ class Streams:
         assert task is not None, "a handler runs in a task"  # noqa: S101
         self._tasks.add(task)
         try:
-            yield
+            with nullcontext() if call is None else call.streaming():
+                yield
         except asyncio.CancelledError:
             if not self._draining or context.cancelled():
                 raise

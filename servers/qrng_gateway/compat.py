@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterable
 
 from qrng_gateway.access import Access
-from qrng_gateway.calls import Context, Streams, check_readable, telling_errors
-from qrng_gateway.dispenser import Demand, Dispenser
+from qrng_gateway.calls import Context, Streams, check_readable, served_at_the_desk
+from qrng_gateway.desk import Call, Desk
+from qrng_gateway.dispenser import Demand
 from qrng_gateway.pool import Claimed, ReplyLabel
 from qrng_grpc.compat import qr_entropy_pb2, qr_entropy_pb2_grpc, quantum_rng_pb2, quantum_rng_pb2_grpc
 
+QR_ENTROPY = "qr_entropy.EntropyService"
+QUANTUM_RNG = "qrng.QuantumRNG"
 LEAST_CLASS = "qrng-least-class"
 _NS_PER_US = 1000
 
@@ -25,65 +28,58 @@ _NS_PER_US = 1000
 class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
     """What qr-sampler clients speak by default. At most `limit` bytes in one message."""
 
-    def __init__(self, access: Access, dispenser: Dispenser, streams: Streams, *, limit: int) -> None:
-        self._access = access
-        self._dispenser = dispenser
+    def __init__(self, access: Access, desk: Desk, streams: Streams, *, limit: int) -> None:
+        self.access = access
+        self.desk = desk
         self._streams = streams
         self._limit = limit
 
-    @telling_errors
+    @served_at_the_desk(QR_ENTROPY)
     async def GetEntropy(
-        self, request: qr_entropy_pb2.EntropyRequest, context: Context
+        self, request: qr_entropy_pb2.EntropyRequest, context: Context, call: Call
     ) -> qr_entropy_pb2.EntropyResponse:
         """Answer one request, its labels in the trailers."""
-        client = self._access.client_of(context.invocation_metadata())
-        claimed = await self._claim(request, client, context)
-        context.set_trailing_metadata(label_metadata(claimed.label))
+        check_readable(request)
+        demand = Demand(request.bytes_needed)
+        claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
+        context.set_trailing_metadata((*label_metadata(claimed.label), *call.allowances()))
         return _qr_entropy_reply(request, claimed)
 
-    @telling_errors
+    @served_at_the_desk(QR_ENTROPY)
     async def StreamEntropy(  # type: ignore[override]  # it writes; the stub has a generator
         self,
         requests: AsyncIterable[qr_entropy_pb2.EntropyRequest],
         context: Context,
+        call: Call,
     ) -> None:
         """Answer each request in order, until the client half-closes."""
-        client = self._access.client_of(context.invocation_metadata())
-        async with self._streams.held(context):
-            await context.send_initial_metadata(((LEAST_CLASS, self._dispenser.least_class.value),))
+        async with self._streams.held(context, call):
+            await context.send_initial_metadata(((LEAST_CLASS, call.least_class.value),))
             async for request in requests:
-                claimed = await self._claim(request, client, context)
+                check_readable(request)
+                await call.next_request()
+                demand = Demand(request.bytes_needed)
+                claimed = await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining())
                 await context.write(_qr_entropy_reply(request, claimed))
-
-    async def _claim(self, request: qr_entropy_pb2.EntropyRequest, client: str, context: Context) -> Claimed:
-        check_readable(request)
-        return await self._dispenser.dispense(
-            Demand(request.bytes_needed), limit=self._limit, client=client, time_left_s=context.time_remaining()
-        )
 
 
 class QuantumRngServicer(quantum_rng_pb2_grpc.QuantumRNGServicer):
     """What clients of the firefly-1 laboratory server speak. At most `limit` bytes in one message."""
 
-    def __init__(self, access: Access, dispenser: Dispenser, *, limit: int) -> None:
-        self._access = access
-        self._dispenser = dispenser
+    def __init__(self, access: Access, desk: Desk, *, limit: int) -> None:
+        self.access = access
+        self.desk = desk
         self._limit = limit
 
-    @telling_errors
+    @served_at_the_desk(QUANTUM_RNG)
     async def GetRandomBytes(
-        self, request: quantum_rng_pb2.RandomRequest, context: Context
+        self, request: quantum_rng_pb2.RandomRequest, context: Context, call: Call
     ) -> quantum_rng_pb2.RandomResponse:
         """Answer one request, its labels in the trailers."""
-        client = self._access.client_of(context.invocation_metadata())
         check_readable(request)
-        claimed = await self._dispenser.dispense(
-            Demand(request.num_bytes, "num_bytes"),
-            limit=self._limit,
-            client=client,
-            time_left_s=context.time_remaining(),
-        )
-        context.set_trailing_metadata(label_metadata(claimed.label))
+        demand = Demand(request.num_bytes, "num_bytes")
+        claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
+        context.set_trailing_metadata((*label_metadata(claimed.label), *call.allowances()))
         return quantum_rng_pb2.RandomResponse(
             data=claimed.data,
             timestamp=claimed.label.generation_ns // _NS_PER_US,

@@ -7,13 +7,17 @@ starts on a guess.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
+from qrng_gateway.access import API_KEY, client_of_key, mixed_up
+from qrng_gateway.addresses import Network, network_of
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
+from qrng_grpc.client_keys import read_client_file
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.key_files import read_key_file
@@ -28,7 +32,15 @@ ENV_PREFIX = "QRNG_GATEWAY_"
 MIN_API_KEY_CHARACTERS = 16
 MAX_REST_BYTES = 65_536
 
+_HEADER_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_TAKEN_HEADERS = re.compile(
+    r"accept(-.*)?|authorization|connection|content-.*|cookie|date|expect|forwarded|grpc-.*|host|if-.*|keep-alive|origin"
+    r"|proxy-.*|range|referer|sec-.*|te|trace.*|trailer|transfer-encoding|upgrade|user-agent|via|x-forwarded-.*|.*-bin"
+)
+"""Headers that a request has for other reasons."""
+
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
+PerSecond = Annotated[float, Field(allow_inf_nan=False)]
 
 _PROTECTED_BY = {
     "listen_address": "tls_cert_file",
@@ -51,6 +63,11 @@ class GatewayConfig(KeySettings):
         None,
         validate_default=True,
         description="PEM file with its private key, mode 0600. Required with tls_cert_file.",
+    )
+    client_ca_file: Path | None = Field(
+        None,
+        description="PEM file with the authorities whose certificates clients, gRPC and REST, must show. Default: they"
+        " need none.",
     )
     push_tls_cert_file: Path | None = Field(
         None, description="PEM file with the certificate of the listener for collectors, and its chain."
@@ -91,10 +108,25 @@ class GatewayConfig(KeySettings):
         "drop_oldest",
         description="What a full pool does: destroy its oldest bytes, or hold new ones back.",
     )
+    quality_reservoir_size: int = Field(
+        1 << 20,
+        ge=0,
+        le=1 << 24,
+        description="Bytes kept apart for tests, from at most one in a hundred of those that arrive; 0 switches off.",
+    )
     clock_tolerance: Seconds = Field(5, ge=0, le=300, description="Seconds a collector's clock may be ahead of ours.")
 
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of clients and the SHA-256 of their keys, which `qrng keys` writes. May change any time.",
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
         description="Keys of clients: a YAML list, or comma-separated. Each at least 16 visible ASCII characters."
+        " Required, unless there is an api_keys_file.",
+    )
+    api_key_header: str = Field(
+        API_KEY, description="Name of the gRPC metadata and HTTP header that carries a key, in lower case."
     )
     allow_api_key_in_query: bool = Field(True, description="Whether REST takes a key as ?api_key=KEY too.")
     max_request_bytes: int = Field(
@@ -104,6 +136,9 @@ class GatewayConfig(KeySettings):
         MAX_REST_BYTES, ge=1, le=MAX_REST_BYTES, description="Most bytes in one REST reply; 1 to 65536."
     )
     max_wait: Seconds = Field(5, ge=0, le=60, description="Seconds a claim waits in line at most; 0 to 60.")
+    max_fresh_wait: Seconds = Field(
+        60, ge=0, le=3600, description="Seconds a claim for fresh bytes waits for them at most; 0 to 3600."
+    )
     max_waiting: int = Field(1024, ge=1, le=1_000_000, description="Claims that may wait in line at once.")
     max_streams: int = Field(1024, ge=1, le=1_000_000, description="Streams of clients that may be open at once.")
     max_connections: int = Field(
@@ -111,6 +146,21 @@ class GatewayConfig(KeySettings):
         ge=1,
         le=1_000_000,
         description="Connections each of the three listeners takes at once; they count as open files.",
+    )
+    rate_limit: PerSecond = Field(
+        100, gt=0, le=1_000_000, description="Requests a second of a client whose record names none; up to 1000000."
+    )
+    address_rate_limit: PerSecond | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="Requests a second from one address (a /64 of IPv6), of all clients there; up to 1000000. Default:"
+        " as rate_limit.",
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of reverse proxies whose X-Forwarded-For names the caller: a YAML list, or"
+        " comma-separated.",
     )
     drain_timeout: Seconds = Field(
         5, ge=0, le=300, description="Seconds that running calls get to finish when the gateway ends."
@@ -134,6 +184,10 @@ class GatewayConfig(KeySettings):
 
     state_dir: Path = Field(description="Directory for what must survive a restart. Belongs to one gateway alone.")
     log_level: LogLevel = Field("info", description="The least severe events that are logged.")
+    metrics_enabled: bool = Field(True, description="Whether REST answers GET /metrics, which needs no key.")
+    audit_log_file: Path | None = Field(
+        None, description="File to which a line is appended for every call of a client. Default: none is kept."
+    )
 
     @property
     def key_records(self) -> tuple[KeyRecord, ...]:
@@ -151,10 +205,10 @@ class GatewayConfig(KeySettings):
 
     @property
     def tls_files(self) -> TlsFiles | None:
-        """What the listeners for clients show; None for plaintext."""
+        """What the listeners for clients show and ask for; None for plaintext."""
         if self.tls_cert_file is None:
             return None
-        return TlsFiles("server", self.tls_cert_file, self.tls_key_file)
+        return TlsFiles("server", self.tls_cert_file, self.tls_key_file, self.client_ca_file)
 
     @property
     def push_tls_files(self) -> TlsFiles | None:
@@ -193,6 +247,14 @@ class GatewayConfig(KeySettings):
             read_authorities(path)
         return path
 
+    @field_validator("client_ca_file")
+    @classmethod
+    def _some_authorities_for_clients(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None:
+            _only_together(path, "tls_cert_file", info)
+            read_authorities(path)
+        return path
+
     @field_validator("allow_plaintext_beyond_loopback")
     @classmethod
     def _stays_on_this_machine(cls, allowed: bool, info: ValidationInfo) -> bool:
@@ -211,12 +273,24 @@ class GatewayConfig(KeySettings):
     def _split(cls, keys: Any) -> Any:
         return tuple(keys.split(",")) if isinstance(keys, str) else keys
 
+    @field_validator("api_keys_file")
+    @classmethod
+    def _usable_clients(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                read_client_file(path)
+            except ConfigError as error:
+                raise ValueError("; ".join(error.mistakes)) from None
+        return path
+
     @field_validator("api_keys")
     @classmethod
-    def _usable_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _usable_keys(cls, keys: tuple[SecretStr, ...], info: ValidationInfo) -> tuple[SecretStr, ...]:
+        if not keys and info.data.get("api_keys_file", ...) is not None:  # one that is at fault is reported already
+            return keys
         texts = [key.get_secret_value() for key in keys]
         if not any(texts):
-            raise ValueError("at least one key is required")
+            raise ValueError("at least one key is required, or an api_keys_file")
         if not all(texts):
             raise ValueError("an empty key is among them")
         if min(map(len, texts)) < MIN_API_KEY_CHARACTERS:
@@ -225,7 +299,28 @@ class GatewayConfig(KeySettings):
             raise ValueError("keys are made of visible ASCII characters, without blanks")
         if len(set(texts)) < len(texts):
             raise ValueError("a key is there twice")
+        if file := info.data.get("api_keys_file"):
+            mistakes = mixed_up(map(client_of_key, texts), read_client_file(file))
+            if mistakes:
+                raise ValueError("; ".join(mistakes))
         return keys
+
+    @field_validator("api_key_header")
+    @classmethod
+    def _a_header_of_its_own(cls, name: str) -> str:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("expected 1 to 64 of the characters a-z 0-9 - _ . with a letter first")
+        if _TAKEN_HEADERS.fullmatch(name):
+            raise ValueError("means something else already")
+        return name
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _some_networks(cls, listed: Any) -> Any:
+        texts = [text for text in listed.split(",") if text.strip()] if isinstance(listed, str) else listed
+        if not isinstance(texts, list | tuple):
+            raise ValueError("expected a list")
+        return tuple(network_of(str(text).strip()) for text in texts)
 
     @field_validator("collector_id", "pool_id")
     @classmethod

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qrng_gateway.pool import Claimed, ClaimSpec, Pool
-from qrng_grpc.errors import InvalidRequestError, UnsupportedError
+from qrng_grpc.client_keys import Client
+from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.labels import Processing, SourceClass, strictest_class
 
 DEADLINE_MARGIN_S = 0.05
@@ -36,42 +38,62 @@ class Demand:
             raise InvalidRequestError(f"expected 1 to {limit} bytes", field=self.size_field)
         if self.max_age_ms < 0:
             raise InvalidRequestError("an age is not negative", field="max_age_ms")
-        if self.fresh:
-            raise UnsupportedError("fresh is not supported yet", field="fresh")
-        if self.include_provenance:
-            raise UnsupportedError("include_provenance is not supported yet", field="include_provenance")
 
 
 class Dispenser:
     """Claims from `pool` under this gateway's own conditions.
 
-    `least_class` binds every demand; `max_wait_s` is the longest a claim waits in line, in seconds.
+    `least_class` binds every demand. `max_wait_s` is the longest a claim waits in line, `max_fresh_wait_s` the longest
+    one waits for bytes that are still to be captured, `clock_tolerance_s` how far collectors' clocks may be off.
     """
 
-    def __init__(self, pool: Pool, *, least_class: SourceClass, max_wait_s: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        least_class: SourceClass,
+        max_wait_s: float,
+        max_fresh_wait_s: float,
+        clock_tolerance_s: float,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self.least_class = least_class
         self._pool = pool
         self._max_wait_s = max_wait_s
+        self._max_fresh_wait_s = max_fresh_wait_s
+        self._tolerance_ns = int(clock_tolerance_s * NS_PER_S)
+        self._clock = clock
 
-    async def dispense(self, demand: Demand, *, limit: int, client: str, time_left_s: float | None) -> Claimed:
-        """Claim what `demand` asks for, at most `limit` bytes, for `client`.
+    async def dispense(self, demand: Demand, client: Client, time_left_s: float | None) -> Claimed:
+        """Claim for `client` what `demand`, which has been checked, asks for.
 
-        `time_left_s` is the time to the client's deadline, None without one. Raises
-        InvalidRequestError, UnsupportedError and whatever `Pool.claim` raises. Cancelled, it takes nothing.
+        `time_left_s` is the time to the client's deadline, None without one. Raises whatever `Pool.claim`
+        raises. Cancelled, it takes nothing.
         """
-        demand.check(limit)
-        return await self._pool.claim(demand.size, self._spec(demand), client, self._patience_s(time_left_s))
+        patience_s = self._max_fresh_wait_s if demand.fresh else self._max_wait_s
+        if time_left_s is not None:
+            patience_s = max(0.0, min(patience_s, time_left_s - DEADLINE_MARGIN_S))
+        spec = self._spec(demand, client)
+        return await self._pool.claim(demand.size, spec, client.client_id, patience_s, weight=client.weight)
 
-    def _spec(self, demand: Demand) -> ClaimSpec:
-        stated = demand.least_class
+    def least_class_for(self, client: Client) -> SourceClass:
+        """Return the weakest class that `client` is served, whatever it asks for."""
+        return self._least_class(client.least_class, None)
+
+    def _spec(self, demand: Demand, client: Client) -> ClaimSpec:
         return ClaimSpec(
-            least_class=strictest_class((stated, self.least_class)) if stated else self.least_class,
+            least_class=self._least_class(demand.least_class, client.least_class),
             processing=demand.processing,
             max_age_s=demand.max_age_ms / 1000 if demand.max_age_ms else None,
+            captured_after_ns=self._clock.now_ns() + self._tolerance_ns if demand.fresh else None,
             span_lanes=demand.span_lanes,
+            provenance=demand.include_provenance,
         )
 
-    def _patience_s(self, time_left_s: float | None) -> float:
-        if time_left_s is None:
-            return self._max_wait_s
-        return max(0.0, min(self._max_wait_s, time_left_s - DEADLINE_MARGIN_S))
+    def _least_class(self, *stated: SourceClass | None) -> SourceClass:
+        if stated == _NOT_STATED:
+            return self.least_class
+        return strictest_class((self.least_class, *filter(None, stated)))
+
+
+_NOT_STATED = (None, None)

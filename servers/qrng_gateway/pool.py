@@ -13,7 +13,7 @@ cannot fill memory with book-keeping), waiters and waiting time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
@@ -46,6 +46,8 @@ class ClaimSpec:
     max_age_s: float | None = None
     captured_after_ns: int | None = None
     span_lanes: bool = False
+    provenance: bool = False
+    """Whether it wants to know which chunks its bytes came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class Pool:
     """Bytes in memory, for one process.
 
     `capacity` in bytes, at least 1 MiB; `ttl_s`, the age limit in seconds; `best_class`, the best any
-    key may claim, beyond which waiting is useless; `max_waiting`, claims in line.
+    key may claim, beyond which waiting is useless; `max_waiting`, claims in line; `processings`, what may
+    have been done to the bytes, in the order in which claims take them.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Pool:
         overflow: Overflow,
         best_class: SourceClass,
         max_waiting: int = 1024,
+        processings: tuple[Processing, ...] = (Processing.MIXED, Processing.NONE),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if capacity < MAX_CHUNK_BYTES:
@@ -135,8 +139,8 @@ class Pool:
         self._reserved_bytes = self._reserved_chunks = 0
         self._line: Line[_Kind, _Waiting] = Line(max_waiting)
         self._reservations = Reservations()
-        # Weakest first, which is the order claims try them in; MIXED before NONE.
-        self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), (Processing.MIXED, Processing.NONE))}
+        # Weakest first, which is the order claims try them in.
+        self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), processings)}
         self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
         self._overlap = lru_cache(maxsize=None)(self._find_overlap)
         self._displaceable = lru_cache(maxsize=None)(self._find_displaceable)
@@ -178,35 +182,42 @@ class Pool:
 
     def _displace(self, block: Block, bytes_over: int, chunks_over: int) -> bool:
         """Destroy so many bytes and chunks, or more, in favour of `block`; False, and nothing, where it may not."""
-        displaceable = _filled(self._displaceable(block.label.source_class))
-        if bytes_over > sum([lane.level for lane in displaceable]) or chunks_over > sum(map(len, displaceable)):
+        displaceable = self._displaceable(block.label.source_class)
+        level, chunks = _contents(displaceable)
+        if bytes_over > level or chunks_over > chunks:
             return False
         for lane in displaceable:
-            while len(lane) and (bytes_over > 0 or chunks_over > 0):
+            while lane.level and (bytes_over > 0 or chunks_over > 0):
                 dropped = lane.drop_oldest()
                 self.counters.overflow += dropped
                 bytes_over -= dropped
                 chunks_over -= 1
         return True
 
-    def release(self, block: Block) -> None:
+    def release(self, block: Sized) -> None:
         """Give back the room that `reserve` set aside."""
         self._reserved_bytes -= len(block)
         self._reserved_chunks -= 1
 
+    def admit(self, block: Block, collector_id: str, key_id: str = "") -> Stored:
+        """Copy `block`, vouched for by the key `key_id`, into a buffer of its own, which waits to be stored.
+
+        At once, while the bytes are still in a cache of the processor; room was reserved before.
+        """
+        return Stored(block, _shared_origin(block.label, collector_id, key_id))
+
     def store(self, block: Block, collector_id: str, key_id: str = "") -> None:
         """Put `block`, vouched for by the key `key_id`, into the room reserved for it, and serve who waits for it."""
-        self.store_all(((block, key_id),), collector_id)
+        self.store_all((self.admit(block, collector_id, key_id),))
 
-    def store_all(self, blocks: Iterable[tuple[Block, str]], collector_id: str) -> None:
-        """Put each of `blocks`, with the id of its key, into the room reserved for it; serve whoever waits for them."""
+    def store_all(self, admitted: Iterable[Stored]) -> None:
+        """Put each of `admitted` into the room reserved for it; serve whoever waits for them."""
         before = self.counters.stored
-        for block, key_id in blocks:
-            self.release(block)
-            label = block.label
-            lane = self._lanes[label.source_class, label.processing]
-            lane.insert(Stored(block, _shared_origin(label, collector_id, key_id)))
-            self.counters.stored += len(block)
+        for chunk in admitted:
+            self.release(chunk)
+            label = chunk.origin.label
+            self._lanes[label.source_class, label.processing].insert(chunk)
+            self.counters.stored += len(chunk)
         self._serve_arrivals(self.counters.stored - before)
 
     def purge(self, key_id: str) -> int:
@@ -215,11 +226,16 @@ class Pool:
         self.counters.purged += purged
         return purged
 
-    def refuse_purged(self, block: Block) -> None:
-        """Give back the room that was reserved, and count `block` as stored and at once purged."""
-        self.release(block)
-        self.counters.stored += len(block)
-        self.counters.purged += len(block)
+    def refuse_purged(self, admitted: Stored) -> None:
+        """Give back the room that was reserved, and count `admitted` as stored and at once purged."""
+        self.counters.stored += len(admitted)
+        self.counters.purged += len(admitted)
+        self.abandon(admitted)
+
+    def abandon(self, admitted: Stored) -> None:
+        """Give back the room that was reserved, and destroy `admitted`."""
+        self.release(admitted)
+        admitted.wipe()
 
     def refuse_overflow(self, block: Block) -> None:
         """Count `block` as stored and at once displaced by what is better."""
@@ -256,6 +272,8 @@ class Pool:
             raise WeakerSourceError("every source of this gateway is weaker than the least class asked for")
         if n > self.capacity:
             raise InvalidRequestError("more bytes than the pool can hold", field="bytes_needed")
+        if not self._acceptable(spec.least_class, spec.processing):
+            raise InvalidRequestError("this gateway has no bytes of that processing", field="processing")
         if not len(self._line) or not self._contested(spec) or self._reservations.covers(client, n):
             claimed = self._attempt(n, spec, client, {})
             if claimed is not None:
@@ -394,8 +412,9 @@ class Pool:
     def expire(self) -> None:
         """Destroy what has passed the age limit."""
         before_ns = self._clock.now_ns() - self._ttl_ns
-        for lane in _filled(self._lanes.values()):
-            self.counters.expired += lane.expire(before_ns)
+        for lane in self._lanes.values():
+            if lane.level:
+                self.counters.expired += lane.expire(before_ns)
 
     # Ends
 
@@ -414,10 +433,10 @@ class Pool:
 
     def _excess(self, n: int) -> tuple[int, int]:
         """Return by how many bytes and chunks the pool would be over, with `n` bytes more in one chunk."""
-        filled = _filled(self._lanes.values())
+        level, chunks = _contents(self._lanes.values())
         return (
-            sum([lane.level for lane in filled]) + self._reserved_bytes + n - self.capacity,
-            sum(map(len, filled)) + self._reserved_chunks + 1 - self._max_chunks,
+            level + self._reserved_bytes + n - self.capacity,
+            chunks + self._reserved_chunks + 1 - self._max_chunks,
         )
 
     def _find_displaceable(self, newcomer: SourceClass) -> tuple[Lane, ...]:
@@ -448,9 +467,14 @@ def _future() -> asyncio.Future[Claimed]:
     return asyncio.get_running_loop().create_future()
 
 
-def _filled(lanes: Iterable[Lane]) -> list[Lane]:
-    """Return those of `lanes` that hold bytes: most are empty, most of the time."""
-    return [lane for lane in lanes if lane.level]
+def _contents(lanes: Iterable[Lane]) -> tuple[int, int]:
+    """Return how many bytes and chunks `lanes` hold. Most are empty, most of the time."""
+    level = chunks = 0
+    for lane in lanes:
+        if lane.level:
+            level += lane.level
+            chunks += len(lane)
+    return level, chunks
 
 
 def _any_left(lanes: Iterable[Lane], promised: dict[Lane, int]) -> bool:

@@ -12,17 +12,22 @@ import base64
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
-from qrng_gateway.access import Access, bearer_key
-from qrng_gateway.dispenser import Demand, Dispenser
+from qrng_gateway.access import Access, bearer_key, certified_uri, uris_of
+from qrng_gateway.desk import Call, Desk
+from qrng_gateway.dispenser import Demand
+from qrng_gateway.metrics import OTHER
 from qrng_gateway.pool import Claimed
 from qrng_gateway.status import CollectorStatus, GatewayStatus, Observer
+from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.errors import InvalidRequestError
-from qrng_grpc.http_serving import telling_errors, with_common_headers
+from qrng_grpc.http_serving import Handler, telling_errors, with_common_headers
 from qrng_grpc.keys import ALGORITHM_NAMES
 
 _MAX_DIGITS = 10
@@ -35,41 +40,63 @@ _TEXT: dict[str, Callable[[bytes], str]] = {
 _BINARY = ("binary", "raw")
 
 
+CALL: web.RequestKey[Call] = web.RequestKey("call", Call)
+"""The call that a request is, at the desk."""
+GONE = "499"
+"""The status of a request whose client left before there was one."""
+
+
 class RestApi:
     """The handlers. `limit` is the most bytes in one reply."""
 
-    def __init__(
-        self, access: Access, dispenser: Dispenser, observer: Observer, *, limit: int, key_in_query: bool
-    ) -> None:
+    def __init__(self, access: Access, desk: Desk, observer: Observer, *, limit: int, key_in_query: bool) -> None:
         self._access = access
-        self._dispenser = dispenser
+        self._desk = desk
         self._observer = observer
         self._limit = limit
         self._key_in_query = key_in_query
 
     def app(self) -> web.Application:
         """Return the application that serves this API."""
-        app = web.Application(middlewares=[telling_errors], client_max_size=1)
+        app = web.Application(middlewares=[self._passing_the_desk(), telling_errors], client_max_size=1)
         with_common_headers(app)
         app.router.add_get("/api/random", self._random, allow_head=False)
         app.router.add_get("/api/status", self._status, allow_head=False)
         app.router.add_get("/health", self._health)
         return app
 
+    def _passing_the_desk(self) -> Middleware:
+        """Return what makes every request a call, and tells the reply what its client has left."""
+
+        @web.middleware
+        async def pass_the_desk(request: web.Request, handler: Handler) -> web.StreamResponse:
+            call = request[CALL] = self._desk.open(_method_of(request), _peer_of(request))
+            status = GONE
+            try:
+                response = await handler(request)
+                status = str(response.status)
+            finally:
+                call.close(status)
+            for name, value in call.allowances():
+                response.headers[f"X-{name}"] = value
+            return response
+
+        return pass_the_desk
+
     async def _random(self, request: web.Request) -> web.Response:
-        client = self._client(request)
+        call = self._admitted(request)
         encoding = _single(request, "encoding") or "hex"
         if encoding not in _TEXT and encoding not in _BINARY:
             raise InvalidRequestError("expected hex, hexadecimal, base64, b64, binary or raw", field="encoding")
         demand = Demand(_decimal(request, "bytes"), "bytes")
-        claimed = await self._dispenser.dispense(demand, limit=self._limit, client=client, time_left_s=None)
+        claimed = await call.dispense(demand, limit=self._limit, time_left_s=None)
         headers = _label_headers(claimed)
         if encoding in _BINARY:
             return web.Response(body=claimed.data, content_type="application/octet-stream", headers=headers)
         return web.Response(text=_TEXT[encoding](claimed.data), headers=headers)
 
     async def _status(self, request: web.Request) -> web.Response:
-        self._client(request)
+        self._admitted(request)
         return web.json_response(_status_body(self._observer.status()))
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -77,11 +104,35 @@ class RestApi:
             return web.json_response({"status": "serving"})
         return web.json_response({"status": "not serving"}, status=503)
 
-    def _client(self, request: web.Request) -> str:
+    def _admitted(self, request: web.Request) -> Call:
+        """Return the call of `request`, let in. Raises what `Call.admit` does."""
+        call = request[CALL]
+        forwarded = request.headers.getall("X-Forwarded-For", []) if self._desk.trusted_proxies else []
+        call.admit(partial(self._client, request), ",".join(forwarded))
+        return call
+
+    def _client(self, request: web.Request) -> Client:
         presented = [bearer_key(value) for value in request.headers.getall(hdrs.AUTHORIZATION, [])]
+        presented += request.headers.getall(self._access.key_name, [])
         if self._key_in_query:
             presented += request.query.getall("api_key", [])
-        return self._access.client_with(presented)
+        certificate = request.get_extra_info("peercert")
+        return self._access.identify(presented, certified_uri(uris_of(certificate)))
+
+
+def _method_of(request: web.Request) -> str:
+    """Return what was asked for, as counters name it: the verb, and the path as it was registered."""
+    resource = request.match_info.route.resource
+    return f"{request.method} {resource.canonical}" if resource is not None else OTHER
+
+
+def _peer_of(request: web.Request) -> str:
+    """Return whose connection it is, as grpc would name it."""
+    name = request.get_extra_info("peername")
+    if not name:
+        return "unix:"
+    host, port = name[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 def _single(request: web.Request, name: str) -> str | None:

@@ -13,8 +13,9 @@ from math import inf
 from typing import TypeVar
 
 from qrng_gateway.access import Access
-from qrng_gateway.calls import Context, Streams, check_readable, telling_errors
-from qrng_gateway.dispenser import Demand, Dispenser
+from qrng_gateway.calls import Context, Streams, check_readable, served_at_the_desk
+from qrng_gateway.desk import Call, Desk
+from qrng_gateway.dispenser import Demand
 from qrng_gateway.pool import Claimed
 from qrng_gateway.status import (
     Accounting,
@@ -46,75 +47,77 @@ Reply = TypeVar(
 )
 
 
+SERVICE = "qrng.v1.EntropyService"
+
+
 class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
     """Hands out bytes, at most `limit` in one message."""
 
-    def __init__(
-        self, access: Access, dispenser: Dispenser, observer: Observer, streams: Streams, *, limit: int
-    ) -> None:
-        self._access = access
-        self._dispenser = dispenser
+    def __init__(self, access: Access, desk: Desk, observer: Observer, streams: Streams, *, limit: int) -> None:
+        self.access = access
+        self.desk = desk
         self._observer = observer
         self._streams = streams
         self._limit = limit
 
-    @telling_errors
+    @served_at_the_desk(SERVICE)
     async def GetEntropy(
-        self, request: entropy_pb2.GetEntropyRequest, context: Context
+        self, request: entropy_pb2.GetEntropyRequest, context: Context, call: Call
     ) -> entropy_pb2.GetEntropyResponse:
         """Answer one request. A client that leaves while its call waits takes nothing."""
-        client = self._access.client_of(context.invocation_metadata())
         check_readable(request)
-        claimed = await self._claim(_demand(request, request.bytes_needed, "bytes_needed"), client, context)
+        demand = _demand(request, request.bytes_needed, "bytes_needed")
+        claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
+        context.set_trailing_metadata(call.allowances())
         return _reply(entropy_pb2.GetEntropyResponse, request.sequence_id, claimed)
 
-    @telling_errors
+    @served_at_the_desk(SERVICE)
     async def SubscribeEntropy(  # type: ignore[override]  # it writes; the stub has a generator
         self,
         request: entropy_pb2.SubscribeEntropyRequest,
         context: Context,
+        call: Call,
     ) -> None:
         """Send messages until `total_bytes` are sent, or without end, claiming only once the last was taken."""
-        client = self._access.client_of(context.invocation_metadata())
         check_readable(request)
         if request.total_bytes < 0:
             raise InvalidRequestError("a total is not negative", field="total_bytes")
         demand = _demand(request, request.bytes_per_message, "bytes_per_message")
         demand.check(self._limit)
         left = request.total_bytes or inf
-        async with self._streams.held(context):
+        async with self._streams.held(context, call):
             while left > 0:
                 if left < demand.size:
                     demand = replace(demand, size=int(left))
-                claimed = await self._claim(demand, client, context)
+                claimed = await self._claim(demand, call, context)
                 await context.write(_reply(entropy_pb2.SubscribeEntropyResponse, request.sequence_id, claimed))
                 left -= demand.size
 
-    @telling_errors
+    @served_at_the_desk(SERVICE)
     async def StreamEntropy(  # type: ignore[override]  # it writes; the stub has a generator
         self,
         requests: AsyncIterable[entropy_pb2.StreamEntropyRequest],
         context: Context,
+        call: Call,
     ) -> None:
         """Answer each request in order, until the client half-closes."""
-        client = self._access.client_of(context.invocation_metadata())
-        async with self._streams.held(context):
+        async with self._streams.held(context, call):
             async for request in requests:
                 check_readable(request)
-                claimed = await self._claim(_demand(request, request.bytes_needed, "bytes_needed"), client, context)
+                await call.next_request()
+                claimed = await self._claim(_demand(request, request.bytes_needed, "bytes_needed"), call, context)
                 await context.write(_reply(entropy_pb2.StreamEntropyResponse, request.sequence_id, claimed))
 
-    @telling_errors
-    async def GetStatus(self, request: entropy_pb2.GetStatusRequest, context: Context) -> entropy_pb2.GetStatusResponse:
+    @served_at_the_desk(SERVICE)
+    async def GetStatus(
+        self, request: entropy_pb2.GetStatusRequest, _context: Context, _call: Call
+    ) -> entropy_pb2.GetStatusResponse:
         """Describe the gateway."""
-        self._access.client_of(context.invocation_metadata())
         check_readable(request)
         return _status_reply(self._observer.status())
 
-    async def _claim(self, demand: Demand, client: str, context: Context) -> Claimed:
-        return await self._dispenser.dispense(
-            demand, limit=self._limit, client=client, time_left_s=context.time_remaining()
-        )
+    async def _claim(self, demand: Demand, call: Call, context: Context) -> Claimed:
+        return await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining())
 
 
 def _demand(request: Request, size: int, size_field: str) -> Demand:

@@ -8,7 +8,7 @@ when bytes last arrived and how many claims a second are served.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -147,15 +147,26 @@ def _state(ready: bool, warnings: tuple[str, ...]) -> State:
 
 
 class Observer:
-    """Looks at `pool` and `ingest`. `least_class` is the weakest class anyone is served here."""
+    """Looks at `pool` and `ingest`. `least_class` is the weakest class anyone is served here.
+
+    `more_warnings` is asked for those of parts that the observer does not know.
+    """
 
     def __init__(
-        self, pool: Pool, ingest: Ingest, *, pool_id: str, least_class: SourceClass, clock: Clock = SYSTEM_CLOCK
+        self,
+        pool: Pool,
+        ingest: Ingest,
+        *,
+        pool_id: str,
+        least_class: SourceClass,
+        more_warnings: Callable[[], Iterable[str]] = tuple,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._pool = pool
         self._ingest = ingest
         self._pool_id = pool_id
         self._least_class = least_class
+        self._more_warnings = more_warnings
         self._clock = clock
         self._started_ns = clock.monotonic_ns()
         self._claims: deque[tuple[int, int]] = deque([(self._started_ns, 0)])
@@ -319,6 +330,7 @@ class Observer:
         if SILENT_S < stale_s < float("inf") and watermark(level, capacity) is not Watermark.CRITICAL:
             warnings.append(f"no bytes have arrived for {stale_s:.0f} s")
         warnings += self._key_warnings()
+        warnings += self._more_warnings()
         return tuple(warnings)
 
     def _claims_per_s(self) -> float:

@@ -27,6 +27,7 @@ from qrng_grpc.v1.labels_pb2 import (
     CUSTODY_REMOTE,
     HEALTH_VERDICT_PASSED,
     PROCESSING_MIXED,
+    PROCESSING_SHA256,
     SOURCE_CLASS_HARDWARE,
     SOURCE_CLASS_QUANTUM,
     SOURCE_CLASS_SIMULATED,
@@ -132,8 +133,7 @@ async def test_a_size_out_of_range_names_its_field(front: Front, size: int) -> N
         ({"max_age_ms": -1}, grpc.StatusCode.INVALID_ARGUMENT, "max_age_ms"),
         ({"least_class": 77}, grpc.StatusCode.INVALID_ARGUMENT, "least_class"),
         ({"processing": 77}, grpc.StatusCode.INVALID_ARGUMENT, "processing"),
-        ({"fresh": True}, grpc.StatusCode.UNIMPLEMENTED, "fresh"),
-        ({"include_provenance": True}, grpc.StatusCode.UNIMPLEMENTED, "include_provenance"),
+        ({"processing": PROCESSING_SHA256}, grpc.StatusCode.INVALID_ARGUMENT, "processing"),
     ],
 )
 async def test_a_field_that_cannot_be_met_is_named(

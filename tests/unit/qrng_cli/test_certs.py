@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography import x509
 
 from qrng_cli.group import cli
 from qrng_cli.setup import prepare
@@ -95,6 +96,14 @@ def test_what_is_made_lets_listeners_leave_the_machine(made: None) -> None:
     assert stat.S_IMODE(Path("servers").stat().st_mode) == 0o700
 
 
+def test_a_client_of_a_gateway_is_named_by_its_own_uri(made: None) -> None:
+    """With --uri the certificate names that and no collector."""
+    assert certs("client", "--dir", "collectors", "sampler", "--uri", "spiffe://qrng/client/sampler").exit_code == 0
+    certificate = x509.load_pem_x509_certificate(Path("collectors/sampler.pem").read_bytes())
+    (name,) = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert name.value == "spiffe://qrng/client/sampler"
+
+
 def test_tls_of_one_listener_is_not_that_of_another(made: None) -> None:
     """A listener without TLS stays on this machine, whatever protects the others."""
     (mistake,) = gateway_mistakes(**TLS, **ANYWHERE)
@@ -166,7 +175,8 @@ def test_nothing_is_overwritten_without_force(made: None, again: tuple[str, ...]
         (("server", "--dir", "servers", "--name", "../x"), 2, "--name"),
         (("server", "--dir", "servers", "--name", "ca", "--force"), 2, "not ca"),
         (("client", "--dir", "collectors", "ca", "--force"), 2, "not ca"),
-        (("client", "--dir", "collectors", "no blanks"), 2, "COLLECTOR_ID"),
+        (("client", "--dir", "collectors", "no blanks"), 2, "NAME"),
+        (("client", "--dir", "collectors", "a", "--uri", "no uri"), 2, "--uri"),
         (("init", "--dir", "new", "--name", ""), 2, "--name"),
         (("init", "--dir", "new", "--days", "0"), 2, "--days"),
     ],

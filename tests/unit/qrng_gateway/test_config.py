@@ -98,6 +98,7 @@ def test_unusable_api_keys_are_refused_and_not_repeated(keys: str, complaint: st
 def test_keys_may_be_a_yaml_list(tmp_path: Path) -> None:
     """A settings file lists keys as YAML does."""
     file = tmp_path / "gateway.yaml"
+    file.touch(mode=0o600)
     file.write_text("api_keys: [one-key-of-a-client, another-key-of-one]\n")
     environ = {name: value for name, value in GOOD.items() if not name.endswith("API_KEYS")}
     config = load(GatewayConfig, prefix=ENV_PREFIX, environ=environ, yaml_file=file)
@@ -146,3 +147,25 @@ def test_all_mistakes_come_at_once() -> None:
 def test_every_setting_is_described() -> None:
     """No setting is without a sentence."""
     assert all(field.description for field in GatewayConfig.model_fields.values())
+
+
+@pytest.mark.parametrize("given", ["10.0.0.0/8, 192.0.2.1,fd00::/8", '["10.0.0.0/8", "192.0.2.1", "fd00::/8"]'])
+def test_trusted_proxies_are_addresses_and_networks(tmp_path: Path, given: str) -> None:
+    """They are given as a list in YAML, or separated by commas, and there are none by default."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"trusted_proxies: {given}\n")
+    assert [str(network) for network in read(file).trusted_proxies] == ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8"]
+    assert read().trusted_proxies == read(trusted_proxies="").trusted_proxies == ()
+
+
+@pytest.mark.parametrize("given", ["proxy.example.org", "10.0.0.1/8", "0.0.0.0/0", "::/0", "10.0.0.1,nonsense"])
+def test_whom_to_believe_is_not_guessed(given: str) -> None:
+    """Names, networks with host bits, and everybody are refused as proxies."""
+    assert "trusted_proxies" in mistakes_of(trusted_proxies=given)
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "1000001"])
+@pytest.mark.parametrize("setting", ["rate_limit", "address_rate_limit"])
+def test_a_rate_is_a_positive_number(setting: str, given: str) -> None:
+    """No rate switches a limit off by accident, or lets nothing through."""
+    assert setting in mistakes_of(**{setting: given})

@@ -22,7 +22,7 @@ from qrng_grpc.testing.clock import ManualClock
 from .blocks import CAPACITY, balanced, block, make_pool, put
 
 TTL_S = 3600
-PROCESSINGS = list(Processing)
+PROCESSINGS = [Processing.NONE, Processing.MIXED]
 classes = st.sampled_from(BEST_FIRST)
 processings = st.sampled_from(PROCESSINGS)
 

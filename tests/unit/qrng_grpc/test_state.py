@@ -76,13 +76,13 @@ def test_errors_of_the_owner_are_its_own(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
-@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(0, 2**63 - 1))
-def test_numbers_survive(tmp_path: Path, numbers: list[int], later: int) -> None:
-    """What was written last is what is read, the first time and after."""
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(0, 2**63 - 1), st.booleans())
+def test_numbers_survive(tmp_path: Path, numbers: list[int], later: int, synced: bool) -> None:
+    """What was written last is what is read, the first time and after, synced or not."""
     file = NumbersFile(tmp_path / "numbers", len(numbers))
-    file.write(*numbers)
+    file.write(*numbers, synced=synced)
     assert file.read() == tuple(numbers)
-    file.write(*[later] * len(numbers))
+    file.write(*[later] * len(numbers), synced=synced)
     assert file.read() == (later,) * len(numbers)
 
 

@@ -6,6 +6,7 @@ import datetime
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,12 +239,17 @@ def test_a_certificate_about_to_end_is_told_once_a_day(files: TlsFiles) -> None:
 def test_https_takes_no_old_protocol(files: TlsFiles) -> None:
     """The REST listener speaks TLS 1.2 or newer."""
     context = ListenerTls("clients", files).ssl_context()
-    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    old = trusting()
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.warns(DeprecationWarning):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(ssl.SSLError):
+        meet(context, old)
 
 
 def test_https_shows_the_set_in_force(files: TlsFiles) -> None:
     """A context in use shows a new certificate at the next handshake, and keeps it through an unusable change."""
-    listener = ListenerTls("clients", files)
+    listener = ListenerTls("clients", replace(files, ca_file=None))
     context = listener.ssl_context()
     first = shown(context)
     put(files, AUTHORITY.server(["localhost"]))
@@ -256,11 +262,48 @@ def test_https_shows_the_set_in_force(files: TlsFiles) -> None:
     assert shown(context) == second
 
 
+def test_https_asks_for_certificates_of_the_authorities_in_force(files: TlsFiles, tmp_path: Path) -> None:
+    """With authorities, a client shows a certificate of one of them; once one is taken back, its sessions end too."""
+    listener = ListenerTls("clients", files)
+    context = listener.ssl_context()
+    other = Authority.create("laboratory")
+    ours, foreign = (showing(one.client("spiffe://qrng/client/a"), tmp_path) for one in (AUTHORITY, other))
+    ended = showing(OLD_AUTHORITY.client("spiffe://qrng/client/a", days=1, now=LONG_AGO), tmp_path)
+    for client in (trusting(), foreign, ended, showing(AUTHORITY.server(["localhost"]), tmp_path)):
+        with pytest.raises(ssl.SSLError):
+            meet(context, client)
+    session = meet(context, ours).session
+    Path(str(files.ca_file)).write_bytes(other.issued.certificate)
+    listener.reload()
+    with pytest.raises(ssl.SSLError):
+        meet(context, ours, session)
+    assert meet(context, foreign).getpeercert() is not None
+
+
+def trusting() -> ssl.SSLContext:
+    """A client that shows no certificate."""
+    return ssl.create_default_context(cadata=AUTHORITY.issued.certificate.decode())
+
+
+def showing(issued: Issued, directory: Path) -> ssl.SSLContext:
+    """A client that shows `issued`."""
+    issued.save(directory / "client.pem", directory / "client.key", force=True)
+    client = trusting()
+    client.load_cert_chain(directory / "client.pem", directory / "client.key")
+    return client
+
+
 def shown(server: ssl.SSLContext) -> bytes:
     """The certificate that a client in memory is shown."""
-    client = ssl.create_default_context(cadata=AUTHORITY.issued.certificate.decode())
+    certificate = meet(server, trusting()).getpeercert(binary_form=True)
+    assert certificate is not None
+    return certificate
+
+
+def meet(server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLObject:
+    """Let a client and a server shake hands in memory. Returns the client's end; raises what either finds wrong."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    ours = client.wrap_bio(to_client, to_server, server_hostname="localhost", session=session)
     theirs = server.wrap_bio(to_server, to_client, server_side=True)
     ends = [ours, theirs]
     while ends:
@@ -270,6 +313,6 @@ def shown(server: ssl.SSLContext) -> bytes:
                 ends.remove(end)
             except ssl.SSLWantReadError:
                 continue
-    certificate = ours.getpeercert(binary_form=True)
-    assert certificate is not None
-    return certificate
+    theirs.write(b"hello")
+    ours.read()
+    return ours

@@ -1,0 +1,281 @@
+"""The audit log: who was given how much of what, one JSON object a line.
+
+Idea: a handler appends a tuple to a list and goes on; once a second a thread of the log's own makes lines of what
+has come together and writes them. So no call waits for a disk, and a disk that fails or hangs stops no
+service: entries are kept for it while there is room for them, then counted, and the next line that can be written
+says how many are missing.
+
+The thread makes sure that the file is the one at its path: renamed or deleted, as logs are rotated, it is opened anew.
+Lines are whole in whatever file they land in. A line holds ids, numbers and names of ours, and of
+what a peer sends nothing but its address; every text is escaped, so that none can end its line or add a field.
+There is no field that could hold entropy or a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import ConfigError
+from qrng_grpc.labels import Processing, SourceClass
+from qrng_grpc.logs import get_log
+
+WRITE_EVERY_S = 1.0
+MAX_WAITING = 32_768
+"""Entries that wait for the disk at most: ten seconds of the fastest calls."""
+CLOSE_S = 5.0
+"""How long the end of the gateway waits for the last entries to be written."""
+MAX_TEXT = 256
+"""Characters of a text from outside that are written."""
+_LINES_AT_ONCE = 256
+"""Few enough that making them, in a millisecond, holds up no call noticeably."""
+
+Event = Literal["call", "opened", "ended"]
+
+
+class Entry(NamedTuple):
+    """What is written of a call when it ends, and of a stream when it opens (`opened`) and ends (`ended`).
+
+    `time_ns` is that of the event, in nanoseconds of Unix time. `peer` names the connection as grpc does
+    (`ipv4:192.0.2.7:50122`). Of what is not known, or not yet, the entry has None; `stream` is the number that the two
+    entries of one stream share.
+    """
+
+    time_ns: int
+    event: Event
+    client_id: str | None
+    method: str
+    peer: str
+    size: int
+    """Bytes of entropy handed out; of a stream, in all."""
+    messages: int
+    """Messages they were in."""
+    status: str | None
+    """The name of a gRPC status, or the number of an HTTP one; None of a stream that goes on."""
+    source_class: SourceClass | None = None
+    processing: Processing | None = None
+    stream: int | None = None
+
+
+class AuditLog:
+    """The audit log at `path`; without a path, none is kept. It takes entries from within `running` on.
+
+    It writes every `interval_s` seconds, and keeps `max_waiting` entries at most until they are written.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        interval_s: float = WRITE_EVERY_S,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self.enabled = path is not None
+        """Whether entries are worth making."""
+        self.lost = 0
+        """Entries that were never written, since there was no room for them."""
+        self._file = None if path is None else _LogFile(path)
+        self._clock = clock
+        self._interval_s = interval_s
+        self._max_waiting = max_waiting if self.enabled else 0
+        self._waiting: deque[Entry] = deque()
+        self._lost_told = 0
+        self._streams = 0
+        self._asked = threading.Event()
+        self._ending = False
+
+    @property
+    def mistakes(self) -> tuple[str, ...]:
+        """What is wrong now, for the warnings in status."""
+        if self._file is None or self._file.fault is None:
+            return ()
+        return (f"the audit log cannot be written ({self._file.fault}); {self.lost} entries are lost so far",)
+
+    def note(self, entry: Entry) -> None:
+        """Keep `entry` to be written, or count it as lost. Never waits, never fails."""
+        if len(self._waiting) < self._max_waiting:
+            self._waiting.append(entry)
+        elif self.enabled:
+            self.lost += 1
+
+    def new_stream(self) -> int:
+        """Return a number that no other stream of this run has."""
+        self._streams += 1
+        return self._streams
+
+    def reopen(self) -> None:
+        """Write what waits, into the file that is at the path then, now and not at the next second."""
+        self._asked.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write while the block runs, and the rest at its end.
+
+        Raises ConfigError when the file cannot be opened to begin with. A disk that hangs is not waited for any
+        longer than a few seconds.
+        """
+        file = self._file
+        if file is None:
+            yield
+            return
+        try:
+            file.open()
+        except OSError as error:
+            raise ConfigError([f"audit_log_file: cannot be appended to ({_reason(error)})"]) from None
+        # A daemon, so that a disk that hangs for ever does not keep the process from ending.
+        thread = threading.Thread(target=self._run, args=(file,), name="audit", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ending = True
+            self._asked.set()
+            await asyncio.to_thread(thread.join, CLOSE_S)
+            self.lost += len(self._waiting) + file.unwritten
+            if self.lost:
+                get_log().error("audit_entries_lost", entries=self.lost)
+
+    def _run(self, file: _LogFile) -> None:
+        """Write until the log ends. In its own thread."""
+        try:
+            while not self._ending:
+                self._asked.wait(self._interval_s)
+                self._asked.clear()
+                self._write(file)
+            self._write(file)
+        finally:
+            file.close()
+            file.fault = file.fault or "its thread has ended"
+
+    def _write(self, file: _LogFile) -> None:
+        """Write what waits, as far as the disk takes it."""
+        failed = file.fault is not None
+        try:
+            file.follow()
+            file.write(b"")  # what is left of the last lines
+            while self._waiting or self.lost != self._lost_told:
+                file.write(self._next_lines())
+        except OSError as error:
+            file.fault = _reason(error)
+            if not failed:
+                get_log().error("audit_log_fails", error=file.fault)
+        else:
+            file.fault = None
+            if failed:
+                get_log().info("audit_log_works_again", lost_entries=self.lost)
+
+    def _next_lines(self) -> bytes:
+        """Take some entries out of the queue, and return them as lines."""
+        text = []
+        lost = self.lost
+        if lost != self._lost_told:
+            text.append(_lost_line(self._clock.now_ns(), lost - self._lost_told))
+            self._lost_told = lost
+        entries = (self._waiting.popleft() for _ in range(min(_LINES_AT_ONCE, len(self._waiting))))
+        text.append(lines_of(entries))
+        return "".join(text).encode("ascii")
+
+
+class _LogFile:
+    """A file that lines are appended to. What could not be written stays, and is written first the next time."""
+
+    def __init__(self, path: Path) -> None:
+        self.fault: str | None = None
+        """Why it cannot be written; None while it can."""
+        self._path = path
+        self._descriptor = -1
+        self._lines = b""
+        self._written = 0
+
+    def open(self) -> None:
+        """Open the file at the path, made with mode 0600 if there is none. Raises OSError.
+
+        It must be a regular file that nobody else may write: entries of others would be taken for ours.
+        """
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        descriptor = os.open(self._path, flags | os.O_NONBLOCK, 0o600)  # a pipe without a reader must not block us
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode) or state.st_mode & 0o022:
+            os.close(descriptor)
+            raise PermissionError("not a regular file that is ours alone to write")
+        self.close()
+        self._descriptor = descriptor
+        # A line of which the last file has the beginning is written whole into this one.
+        self._written = self._lines.rfind(b"\n", 0, self._written) + 1
+
+    def follow(self) -> None:
+        """Open the file at the path if it is another than ours, or gone. Raises OSError."""
+        try:
+            state = self._path.stat()
+        except FileNotFoundError:
+            self.open()
+        else:
+            if self._descriptor < 0 or not os.path.samestat(state, os.fstat(self._descriptor)):
+                self.open()
+
+    def write(self, lines: bytes) -> None:
+        """Append `lines`. Raises OSError; what is not written yet is kept, and `lines` belongs to it."""
+        self._lines = self._lines[self._written :] + lines
+        self._written = 0
+        while self._written < len(self._lines):
+            self._written += os.write(self._descriptor, memoryview(self._lines)[self._written :])
+
+    @property
+    def unwritten(self) -> int:
+        """Lines that are not written yet, or not whole."""
+        return self._lines.count(b"\n", self._written)
+
+    def close(self) -> None:
+        """Close the file, if one is open."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def lines_of(entries: Iterable[Entry]) -> str:
+    """Return each entry as a JSON object and a line feed, in ASCII."""
+    second, prefix, lines = -1, "", []
+    for entry in entries:
+        at_s, rest_ns = divmod(entry.time_ns, NS_PER_S)
+        if at_s != second:
+            second, prefix = at_s, _iso(at_s)
+        lines.append(
+            f'{{"time":"{prefix}.{rest_ns // 1000:06d}Z","event":"{entry.event}","client_id":{_text(entry.client_id)},'
+            f'"method":{_text(entry.method)},"peer":{_text(entry.peer)},"bytes":{entry.size},"messages":{entry.messages},'
+            f'"status":{_text(entry.status)},"source_class":{_value(entry.source_class)},'
+            f'"processing":{_value(entry.processing)},"stream":{"null" if entry.stream is None else entry.stream}}}\n'
+        )
+    return "".join(lines)
+
+
+def _lost_line(now_ns: int, entries: int) -> str:
+    at_s, rest_ns = divmod(now_ns, NS_PER_S)
+    return f'{{"time":"{_iso(at_s)}.{rest_ns // 1000:06d}Z","event":"lost","entries":{entries}}}\n'
+
+
+def _iso(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _text(text: str | None) -> str:
+    return "null" if text is None else quoted(text[:MAX_TEXT])
+
+
+def _value(label: SourceClass | Processing | None) -> str:
+    return "null" if label is None else f'"{label.value}"'
+
+
+def _reason(error: OSError) -> str:
+    """Return why the disk refused: the name of the error number, or of our own check."""
+    return str(error) if error.errno is None else os.strerror(error.errno)

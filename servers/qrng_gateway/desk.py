@@ -1,0 +1,218 @@
+"""The desk: what every call passes, whichever front end it came in by.
+
+Idea: a front end opens a `Call` and closes it with the status it ended with; between the two the call answers, in this
+order, what decides over a request. Is its address one that guesses keys? Who is it? May they call this? Have
+they sent too many requests? Is there room in their rate and in today's quota? Then it claims, gives back what it
+charged when that fails, and remembers what was handed out, for the counters and for the audit log.
+
+Nothing here knows gRPC or HTTP, and a call that is served costs a handful of look-ups and additions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from time import perf_counter
+
+from qrng_gateway.addresses import Network, address_of, caller_address
+from qrng_gateway.audit import AuditLog, Entry
+from qrng_gateway.dispenser import Demand, Dispenser
+from qrng_gateway.guard import Guard
+from qrng_gateway.limits import Limiter
+from qrng_gateway.metrics import CallCounts
+from qrng_gateway.pool import Claimed
+from qrng_grpc.client_keys import Client
+from qrng_grpc.clock import SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import AuthenticationError, ForbiddenError, LimitError
+from qrng_grpc.labels import Processing, SourceClass, weakest_class
+
+
+class Desk:
+    """Who decides and who keeps count. `guard` limits addresses that bring wrong keys."""
+
+    def __init__(
+        self,
+        dispenser: Dispenser,
+        limiter: Limiter,
+        guard: Guard,
+        counts: CallCounts,
+        audit: AuditLog,
+        *,
+        trusted_proxies: tuple[Network, ...] = (),
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.dispenser = dispenser
+        self.limiter = limiter
+        self.guard = guard
+        self.counts = counts
+        self.audit = audit
+        self.trusted_proxies = trusted_proxies
+        self.clock = clock
+
+    def open(self, method: str, peer: str) -> Call:
+        """Begin a call of `method`, as `METHODS` names it, by `peer`, as grpc does."""
+        return Call(self, method, peer)
+
+
+class Call:
+    """One call, from its arrival to its end."""
+
+    __slots__ = (
+        "_address",
+        "_began_s",
+        "_bytes",
+        "_desk",
+        "_messages",
+        "_paid",
+        "_processing",
+        "_source_class",
+        "_stream",
+        "_worth_a_line",
+        "client",
+        "method",
+        "peer",
+    )
+
+    client: Client
+    """Who calls; from `admit` on."""
+
+    def __init__(self, desk: Desk, method: str, peer: str) -> None:
+        self.method = method
+        self.peer = peer
+        self._desk = desk
+        self._began_s = perf_counter()
+        self._bytes = self._messages = 0
+        self._source_class: SourceClass | None = None
+        self._processing: Processing | None = None
+        self._stream: int | None = None
+        self._worth_a_line = False
+        self._paid = False
+
+    def admit(self, identify: Callable[[], Client], forwarded_for: str | None = None) -> None:
+        """Let the call in, as one request of the client that `identify` returns.
+
+        `forwarded_for` is what a proxy says whom it speaks for. Raises what `identify` raises, LimitError, and
+        ForbiddenError when the client may not call this method.
+        """
+        desk = self._desk
+        self._address = address = caller_address(self.peer, forwarded_for, desk.trusted_proxies)
+        # The guard may tell connections of one address apart, but not those of a proxy, which serves many.
+        origin = self.peer if address == address_of(self.peer) else address
+        desk.guard.check(origin)
+        self._worth_a_line = True
+        try:
+            self.client = client = identify()
+        except AuthenticationError:
+            desk.guard.blame(origin)
+            raise
+        desk.guard.trust(origin)
+        if client.methods is not None and not client.allows(self.method):
+            raise ForbiddenError("this client may not call this method")
+        desk.limiter.admit(client, self._address)
+        self._paid = True
+
+    @property
+    def least_class(self) -> SourceClass:
+        """The weakest class that this client is served, whatever it asks for."""
+        return self._desk.dispenser.least_class_for(self.client)
+
+    async def next_request(self) -> None:
+        """Count one more request on a stream, when there is room for it; the first was counted when it was opened."""
+        while not self._paid:
+            try:
+                self._desk.limiter.admit(self.client, self._address)
+            except LimitError as limit:
+                await asyncio.sleep(limit.retry_after_s or 0)
+            else:
+                break
+        self._paid = False
+
+    async def dispense(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
+        """Claim what `demand` asks for; it is charged to the client, unless it fails.
+
+        Raises LimitError when a rate or the quota has no room for it, else as `Dispenser.dispense`.
+        """
+        demand.check(limit)
+        desk, client = self._desk, self.client
+        charge = desk.limiter.charge(client, demand.size)
+        try:
+            claimed = await desk.dispenser.dispense(demand, client, time_left_s)
+        except BaseException:
+            desk.limiter.refund(client, charge)
+            raise
+        self._remember(claimed)
+        return claimed
+
+    async def dispense_in_time(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
+        """Claim for a stream, as `dispense`, but wait until a rate has room rather than refuse."""
+        demand.check(limit)
+        desk, client = self._desk, self.client
+        charge = desk.limiter.pace(client, demand.size)
+        try:
+            if charge.wait_s:
+                await asyncio.sleep(charge.wait_s)
+                time_left_s = None if time_left_s is None else time_left_s - charge.wait_s
+            claimed = await desk.dispenser.dispense(demand, client, time_left_s)
+        except BaseException:
+            desk.limiter.refund(client, charge)
+            raise
+        self._remember(claimed)
+        return claimed
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Be one of the client's open streams within the block. Raises LimitError when it has too many."""
+        desk = self._desk
+        with desk.limiter.stream(self.client):
+            self._stream = desk.audit.new_stream()
+            self._write("opened", None)
+            yield
+
+    def allowances(self) -> tuple[tuple[str, str], ...]:
+        """Return what the client has left, as metadata of its reply; nothing before it is admitted."""
+        if not hasattr(self, "client"):
+            return ()
+        left = self._desk.limiter.remaining(self.client)
+        requests = ("qrng-requests-left", str(left.requests))
+        if left.bytes_today is None:
+            return (requests,)
+        return (requests, ("qrng-bytes-left-today", str(left.bytes_today)))
+
+    def close(self, status: str) -> None:
+        """End the call: `status` is the name of a gRPC status or the number of an HTTP one."""
+        self._desk.counts.note(self.method, status, perf_counter() - self._began_s)
+        if self._worth_a_line:
+            self._write("call" if self._stream is None else "ended", status)
+
+    def _remember(self, claimed: Claimed) -> None:
+        self._bytes += len(claimed.data)
+        self._messages += 1
+        label = claimed.label
+        if self._source_class is None:
+            self._source_class, self._processing = label.source_class, label.processing
+            return
+        if label.source_class is not self._source_class:
+            self._source_class = weakest_class((self._source_class, label.source_class))
+        if label.processing is not self._processing:
+            self._processing = Processing.MIXED
+
+    def _write(self, event: str, status: str | None) -> None:
+        audit = self._desk.audit
+        if audit.enabled:
+            client_id = self.client.client_id if hasattr(self, "client") else None
+            audit.note(
+                Entry(
+                    self._desk.clock.now_ns(),
+                    event,  # type: ignore[arg-type]
+                    client_id,
+                    self.method,
+                    self.peer,
+                    self._bytes,
+                    self._messages,
+                    status,
+                    self._source_class,
+                    self._processing,
+                    self._stream,
+                )
+            )
