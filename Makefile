@@ -75,6 +75,7 @@ bench: $(READY) ## Measure what the parts cost, and what a gateway costs beyond 
 	$(BIN)/python bench/parts.py
 	$(BIN)/python bench/health_tests.py
 	$(BIN)/python bench/ingest.py
+	$(BIN)/python bench/authentication.py
 
 lock: $(READY) ## Resolve the dependencies anew, with hashes and without host names
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -39,7 +39,6 @@ def parts(size: int) -> dict[str, Callable[[], object]]:
     pool = Pool(1 << 21, ttl_s=3600, overflow="drop_oldest", best_class=SourceClass.SIMULATED)
 
     def refill() -> None:
-        pool.reserve(block)
         pool.store(block, "bench")
 
     def store_and_claim() -> None:

@@ -1,8 +1,8 @@
 """Small HTTP servers with aiohttp: bounded, and silent about their clients.
 
-Idea: what REST of a gateway and health of a collector have in common. Connections and lines are bounded,
-errors are one JSON shape, nothing may be kept by a cache, and nothing of a request is logged, since its
-address may hold a key. Needs the extra `qrng-grpc[server]`.
+Idea: what REST of a gateway and health of a collector have in common. Connections, lines, headers and the
+patience with clients that send or read slowly are bounded, errors are one JSON shape, nothing may be kept by a
+cache, and nothing of a request is logged, since its address may hold a key. Needs the extra `qrng-grpc[server]`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,24 @@ from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import AuthenticationError, ConfigError, InvalidRequestError, QrngError
 from qrng_grpc.logs import get_log
 from qrng_grpc.serving import MAX_CONNECTIONS
+from qrng_grpc.tls import RenewedContext
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 IDLE_S = 75.0
 
 _MAX_LINE = 4096
-_REASONS = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
+_MAX_HEADERS = 64
+"""Lines of headers in a request, each of at most `_MAX_LINE` bytes: 256 KiB in all."""
+_LINGERING_S = 2.0
+"""How long the rest of a body that nobody wants is read and thrown away, so that its sender sees the reply."""
+_REASONS = {
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "TIMEOUT",
+    413: "TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+}
 
 log = get_log()
 # What aiohttp itself would say of a broken request quotes it.
@@ -47,10 +58,13 @@ async def serving_http(
     """Serve `app` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
 
     Connections beyond `max_connections` are closed at once, others when they bring no whole request for
-    `idle_s` seconds. Leaving takes at most `grace_s` seconds: half of them for running requests to finish,
-    half for those that do not, to be told and to leave. Raises ConfigError when it cannot listen there.
+    `idle_s` seconds, or leave a reply unread for as long. Leaving takes at most `grace_s` seconds: half of them
+    for running requests to finish, half for those that do not, to be told and to leave. When `tls` is renewed,
+    connections that were made before end with their next reply. Raises ConfigError when it cannot listen there.
     """
     host, port = host_and_port(address)
+    if isinstance(tls, RenewedContext):
+        app.on_response_prepare.append(_ending_outdated(tls))
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
@@ -73,6 +87,16 @@ async def serving_http(
         await runner.cleanup()
 
 
+def _ending_outdated(tls: RenewedContext) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def end(request: web.Request, response: web.StreamResponse) -> None:
+        connection = request.get_extra_info("ssl_object")
+        if connection is not None and not tls.made(connection):
+            response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"
+
+    return end
+
+
 class _TurnedAway(asyncio.Protocol):
     """A connection too many."""
 
@@ -82,9 +106,42 @@ class _TurnedAway(asyncio.Protocol):
 
 
 class _Discreet(web.RequestHandler):
-    """A connection whose broken requests are refused in our words; aiohttp's own quote the request."""
+    """A connection whose broken requests are refused in our words; aiohttp's own quote the request.
 
-    __slots__ = ()
+    It ends when its client reads nothing for as long as it may be idle: aiohttp would wait for ever.
+    """
+
+    __slots__ = ("_impatience",)
+
+    _impatience: asyncio.TimerHandle | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin. What the system does not take at once counts as unread."""
+        self._impatience = None
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101
+        transport.set_write_buffer_limits(0)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._be_patient()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read, but not for ever."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._impatience = self._loop.call_later(self.keepalive_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on, since everything was read."""
+        self._be_patient()
+        super().resume_writing()
+
+    def _be_patient(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
 
     def handle_error(
         self,
@@ -115,7 +172,16 @@ def _admitting(runner: web.AppRunner, max_connections: int, idle_s: float) -> Ca
         if len(server.connections) >= max_connections:
             return _TurnedAway()
         return _Discreet(
-            server, loop=loop, access_log=_silent, logger=_silent, keepalive_timeout=idle_s, max_line_size=_MAX_LINE
+            server,
+            loop=loop,
+            access_log=_silent,
+            logger=_silent,
+            keepalive_timeout=idle_s,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_HEADERS,
+            lingering_time=_LINGERING_S,
+            auto_decompress=False,
         )
 
     return admit
@@ -129,7 +195,7 @@ async def telling_errors(request: web.Request, handler: Handler) -> web.StreamRe
             raise InvalidRequestError("HTTP/1.0 or later is required")
         return await handler(request)
     except QrngError as error:
-        return _error_response(error.http_status, error.reason, error.message, error.retry_after_s)
+        return _error_response(error.http_status, error.reason, error.message, error.retry_after_s, error.field)
     except web.HTTPException as error:
         response = _error_response(error.status, _REASONS.get(error.status, "INVALID_ARGUMENT"), error.reason)
         if hdrs.ALLOW in error.headers:
@@ -152,11 +218,16 @@ async def _set_common_headers(_request: web.Request, response: web.StreamRespons
 def _add_common_headers(response: web.StreamResponse) -> None:
     response.headers[hdrs.CACHE_CONTROL] = "no-store"
     response.headers[hdrs.SERVER] = "qrng"
+    response.headers[hdrs.ACCEPT_RANGES] = "none"
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
-def _error_response(status: int, reason: str, message: str, retry_after_s: float | None = None) -> web.Response:
+def _error_response(
+    status: int, reason: str, message: str, retry_after_s: float | None = None, field: str | None = None
+) -> web.Response:
     error: dict[str, str | int] = {"reason": reason, "message": message}
+    if field is not None:
+        error["field"] = field
     headers = {}
     if retry_after_s is not None:
         error["retry_after_seconds"] = ceil(retry_after_s)

@@ -50,6 +50,14 @@ class Processing(_Label):
     MIXED_SHA256 = "mixed_sha256"
     MIXED_XOR_OS = "mixed_xor_os"
 
+    @property
+    def mixed(self) -> bool:
+        """Whether bytes of several sources were combined."""
+        return self in _MIXED
+
+
+_MIXED = frozenset((Processing.MIXED, Processing.MIXED_SHA256, Processing.MIXED_XOR_OS))
+
 
 class Custody(_Label):
     """Whether a third party could have seen the bytes before the collector did."""
@@ -76,6 +84,14 @@ class Condition(_Label):
 def weakest_class(classes: Iterable[SourceClass]) -> SourceClass:
     """Return the weakest of `classes`. Raises ValueError when there is none."""
     return max(classes, key=_RANK.__getitem__)
+
+
+def weakest_processing(processings: Iterable[Processing]) -> Processing:
+    """Return the first of `processings` that is mixed, or else the first. Raises ValueError when there is none."""
+    several = tuple(processings)
+    if not several:
+        raise ValueError("nothing was processed")
+    return next((one for one in several if one.mixed), several[0])
 
 
 def strictest_class(classes: Iterable[SourceClass]) -> SourceClass:

@@ -19,7 +19,7 @@ import datetime
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -155,6 +155,7 @@ class TlsWatch:
     """
 
     def __init__(self, name: str, files: TlsFiles) -> None:
+        self._name = name
         self._log = get_log().bind(tls=name)
         self._warned: datetime.datetime | None = None
         self._files = Watched(
@@ -167,6 +168,16 @@ class TlsWatch:
     def material(self) -> TlsMaterial:
         """The set in force; another object after each change."""
         return self._files.value
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what an operator should know: files that cannot be used, a certificate that soon ends or has."""
+        if self._files.mistakes:
+            yield f"the TLS files of {self._name} cannot be used; the last usable ones stay in force"
+        own, now = self.material.own, datetime.datetime.now(datetime.UTC)
+        if own is not None and own.expires - now <= EXPIRES_SOON:
+            left_days = (own.expires - now) / _A_DAY
+            when = f"ends in {left_days:.1f} days" if left_days > 0 else "has ended"
+            yield f"the certificate of {self._name} {when}"
 
     def look(self) -> bool:
         """Look at the files, and take a change that has stood still since the last look. Say whether one was taken."""
@@ -247,6 +258,10 @@ class ListenerTls:
         context.newest = self._new_context()
         self._contexts.append(context)
         return context
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what an operator should know."""
+        return self._watch.warnings()
 
     def look(self) -> None:
         """Look at the files; about once a second, on the event loop's thread."""

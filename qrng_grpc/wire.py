@@ -167,11 +167,12 @@ def _identity(message: chunk_pb2.Chunk) -> Identity:
 
 
 def _block(message: chunk_pb2.Chunk) -> Block:
-    if not message.data:
+    data = message.data  # once: each look is a copy
+    if not data:
         raise MalformedChunkError("neither data nor heartbeat")
     if not 0 < message.capture_start_ns <= message.capture_end_ns:
         raise MalformedChunkError("a capture that ends before it starts")
-    return Block(message.data, message.capture_start_ns, message.capture_end_ns, _label(message))
+    return Block(data, message.capture_start_ns, message.capture_end_ns, _label(message))
 
 
 def _label(message: chunk_pb2.Chunk) -> BlockLabel:

@@ -20,6 +20,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -177,9 +178,7 @@ class Laboratory:
 
     def delete_gateway_state(self) -> None:
         """Lose the gateway's marks."""
-        for file in self.gateway_state.iterdir():
-            file.unlink()
-        self.gateway_state.rmdir()
+        shutil.rmtree(self.gateway_state)
 
     def put_epoch(self, epoch: int) -> None:
         """Let the collector's last epoch be `epoch`."""

@@ -25,10 +25,9 @@ def command(yaml_file: Path | None, end_with_fd: int | None, **layers: Any) -> N
     every source tested before its next block; without a running collector, `qrng test` tests them.
     """
     # The servers' extra, which --help does without.
-    from qrng_collector.app import run  # noqa: PLC0415
+    from qrng_collector.app import main  # noqa: PLC0415
     from qrng_collector.config import ENV_PREFIX, CollectorConfig  # noqa: PLC0415
-    from qrng_grpc.serving import run_to_end  # noqa: PLC0415
 
     config = load_layers(CollectorConfig, ENV_PREFIX, yaml_file, Layers(**layers))  # type: ignore[typeddict-item]
     end_with(end_with_fd)
-    run_to_end(run(config))
+    main(config)

@@ -42,8 +42,6 @@ class Duration(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the nanoseconds."""
-        if isinstance(value, int):
-            return value
         parts = _DURATION.fullmatch(value)
         if parts is None:
             self.fail("expected a number and s, m, h or d, as in 24h", param, ctx)
@@ -57,8 +55,6 @@ class End(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the moment."""
-        if isinstance(value, int):
-            return value
         now_ns = SYSTEM_CLOCK.now_ns()
         if _DURATION.fullmatch(value):
             return now_ns + Duration().convert(value, param, ctx)

@@ -154,6 +154,8 @@ def _config(directory: Path, settings: dict[str, Any]) -> GatewayConfig:
         "rest_listen_address": "127.0.0.1:0",
         "clock_tolerance": 0,
         "rate_limit": 1_000_000,
+        "ready_bytes": 1,
+        "ready_bytes_per_second": 0,
         "api_keys": [secrets.token_urlsafe(24)],
         "hmac_secret_key": secrets.token_urlsafe(48),
         "hmac_key_id": f"key-{secrets.token_hex(4)}",

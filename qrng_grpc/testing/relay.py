@@ -8,6 +8,7 @@ it is told to misbehave. What it recorded is what an eavesdropper would have.
         relay.stop_after(5)             # hold the next call in its middle, and all others, until go_on()
         relay.cut_after(3)              # break the next call that is long enough, after three messages
         relay.lose_replies(2)           # two calls arrive in full, and their collector never learns
+        relay.damage_after(1)           # flip a bit of the second message of the next call that has one
         relay.duplicate = True          # from now on every message is passed on twice
         relay.delay_s = 0.05            # from now on every message takes 50 ms longer
         await relay.replay(relay.calls[0])      # and what was recorded is sent once more
@@ -16,6 +17,7 @@ it is told to misbehave. What it recorded is what an eavesdropper would have.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -41,11 +43,16 @@ _OPTIONS = (
 
 @dataclass(eq=False)
 class RecordedCall:
-    """One push call: the requests passed on, and how the gateway ended it (None while it runs, or when it was cut)."""
+    """One push call: the requests passed on, and how the gateway ended it (None while it runs, or when it was cut).
+
+    A message that was damaged on its way is recorded as it came.
+    """
 
     requests: list[bytes] = field(default_factory=list, repr=False)
     status: str | None = None
     disposed: int | None = None
+    over: bool = False
+    """Whether it ended, in whatever way, so that nothing more is passed on."""
 
 
 class Relay:
@@ -62,9 +69,14 @@ class Relay:
         """Seconds by which every message is late."""
         self.cuts = 0
         """Calls broken, by `cut_after` and `lose_replies`."""
+        self.messages = 0
+        """Messages passed on so far, each counted once."""
+        self.damaged = 0
+        """Messages damaged so far."""
         self._push: Any = upstream.stream_unary(PUSH_METHOD)
         self._stop_after: int | None = None
         self._cut_after: int | None = None
+        self._damage_after: int | None = None
         self._losing = 0
         self._going = asyncio.Event()
         self._going.set()
@@ -87,6 +99,10 @@ class Relay:
         """Break the next call that is long enough, on both sides, after `messages` messages. Once."""
         self._cut_after = messages
 
+    def damage_after(self, messages: int) -> None:
+        """Flip one bit of what follows the first `messages` messages of the next call that is long enough. Once."""
+        self._damage_after = messages
+
     def lose_replies(self, calls: int) -> None:
         """Pass the next `calls` calls on in full, and break them before their replies arrive."""
         self._losing = calls
@@ -107,8 +123,8 @@ class Relay:
             await asyncio.wait((ending, breaking), return_when=asyncio.FIRST_COMPLETED)
             broken = breaking.done() or self._loses_reply(ending)
         finally:
-            ending.cancel()
-            breaking.cancel()
+            await _cancelled(ending, breaking)
+            call.over = True
         if broken:
             self.cuts += 1
             await context.abort(grpc.StatusCode.UNAVAILABLE)
@@ -120,11 +136,15 @@ class Relay:
         return PushChunksResponse(disposed_count=call.disposed).SerializeToString()
 
     async def _ending(self, requests: AsyncIterator[bytes]) -> tuple[grpc.StatusCode, int | None]:
-        """Make the call to the gateway. Returns its status and, if that is OK, its count."""
+        """Make the call to the gateway. Returns its status and, if that is OK, its count. Cancelled, it breaks it."""
+        call = self._push()
+        writing = asyncio.ensure_future(_write(call, requests))
         try:
-            return grpc.StatusCode.OK, disposed_count(await self._push(requests))
+            return grpc.StatusCode.OK, disposed_count(await call)
         except grpc.aio.AioRpcError as error:
             return error.code(), None
+        finally:
+            await _cancelled(writing)
 
     def _loses_reply(self, ending: asyncio.Future[tuple[grpc.StatusCode, int | None]]) -> bool:
         if not self._losing or ending.result()[1] is None:
@@ -146,9 +166,16 @@ class Relay:
             await self._going.wait()
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
+            passed = self._damaged(request) if len(call.requests) == self._damage_after else request
             call.requests.append(request)
+            self.messages += 1
             for _ in range(copies):
-                yield request
+                yield passed
+
+    def _damaged(self, request: bytes) -> bytes:
+        self._damage_after = None
+        self.damaged += 1
+        return flipped(request, len(request) * 4)
 
 
 @asynccontextmanager
@@ -170,6 +197,28 @@ async def relaying(address: str, gateway_address: str) -> AsyncIterator[Relay]:
 def disposed_count(reply: bytes) -> int:
     """Return the one number of a serialised PushChunksResponse."""
     return PushChunksResponse.FromString(reply).disposed_count
+
+
+def flipped(message: bytes, bit: int) -> bytes:
+    """Return `message` with one bit, counted from its beginning, turned over."""
+    spoilt = bytearray(message)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    return bytes(spoilt)
+
+
+async def _write(call: Any, requests: AsyncIterator[bytes]) -> None:
+    """Write beside the wait for the reply, which may come before the last message. How a call ends, itself tells."""
+    with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+        async for request in requests:
+            await call.write(request)
+        await call.done_writing()
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what has not ended, and wait until it has. A task that failed keeps its exception."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def _each_of(requests: list[bytes]) -> AsyncIterator[bytes]:

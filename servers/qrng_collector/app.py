@@ -35,8 +35,9 @@ from qrng_grpc.chunk import SourceState
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import StateError
 from qrng_grpc.files import LOOK_S
+from qrng_grpc.hardening import harden
 from qrng_grpc.logs import configure_logs, get_log
-from qrng_grpc.serving import on_hangup, stop_event_on_signals
+from qrng_grpc.serving import on_hangup, run_to_end, stop_event_on_signals
 from qrng_grpc.sources import EntropySource
 from qrng_grpc.state import state_directory
 from qrng_grpc.tls import TlsWatch
@@ -71,6 +72,13 @@ class Collector:
     def test_sources(self) -> None:
         """Have every source tested before its next block, also those that wait for the operator."""
         get_log().info("tests_demanded", sources=sum([reader.test_anew() for reader in self.readers]))
+
+
+def main(config: CollectorConfig) -> None:
+    """Be the collector process. Raises ConfigError when memory must be locked and cannot be, else as `run`."""
+    configure_logs(config.log_level, "collector")
+    harden(config.lock_memory)
+    run_to_end(run(config))
 
 
 async def run(config: CollectorConfig) -> None:

@@ -23,6 +23,7 @@ from qrng_collector.target import MAX_POOLS, PoolTarget, PushTls, gateway_addres
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.hardening import LockMemory
 from qrng_grpc.key_files import read_key_file
 from qrng_grpc.key_settings import KeySettings
 from qrng_grpc.keys import KeyRecord
@@ -216,6 +217,10 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
         le=1 << 42,
         validate_default=True,
         description="Bytes the spool may take on disk; at least 16777216 and four times buffer_size.",
+    )
+    lock_memory: LockMemory = Field(
+        "try",
+        description="Whether memory is kept out of swap: try (warn where that is not allowed), require or off.",
     )
     log_level: LogLevel = Field("info", description="The least severe events that are logged.")
 

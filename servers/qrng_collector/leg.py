@@ -11,15 +11,18 @@ the operator. An operator may also have a source tested on demand, before its ne
     MixedReader   several legs, mixed
     PlainReader   a source as it is, UNTESTED, for test doubles
 
-A test at start-up or on demand takes bytes that are used for nothing else. They are gathered at the source's own
-pace, and what has been gathered is kept should a read be cancelled.
+A test at start-up or on demand takes bytes that are used for nothing else. They are gathered in requests no larger
+than those for blocks, so that a slow source comes into service too, and what has been gathered is kept should a read
+fail or be cancelled.
+
+A source may fail in a way nobody foresaw. That is its failure and no other's: it counts and is told by its kind.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from qrng_collector.backoff import Backoff
@@ -47,7 +50,7 @@ class SourceView:
     fetched_bytes: int
     """Whatever the source delivered, in the number that was asked for."""
     discarded_bytes: int
-    """Of these: used for tests at start-up and on demand, or failed."""
+    """Of these: taken for tests at start-up and on demand, or of blocks that failed or were never completed."""
 
 
 class BlockReader(Protocol):
@@ -105,6 +108,19 @@ class Pace:
     timeout_s: float
     most: int = MAX_CHUNK_BYTES
     request_interval_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Replies of a source, joined."""
+
+    data: bytearray = field(default_factory=bytearray, repr=False)
+    replies: list[int] = field(default_factory=list)
+    """The places in `data` at which one begins."""
+
+    def add(self, reply: bytes) -> None:
+        self.replies.append(len(self.data))
+        self.data += reply
 
 
 class PlainReader:
@@ -177,7 +193,7 @@ class Leg:
         self._quarantine = quarantine
         self._start_up_bytes = start_up_bytes
         self._test_demanded = False
-        self._samples = bytearray()
+        self._samples = _Gathered()
         self._backoff = Backoff(retry_policy)
         self._open_after = retry_policy.open_after
         self._open_s = retry_policy.open_s
@@ -209,9 +225,9 @@ class Leg:
             await self._on_demand()
         await self._turn()
         start_ns = self._clock.now_ns()
-        data = await self._gather(bytearray(), size)
-        block = _block(data, start_ns, self._clock, self.label)
-        self._judge(self._monitor.check(data), size)
+        gathered = await self._gather_block(size)
+        block = _block(bytes(gathered.data), start_ns, self._clock, self.label)
+        self._judge(self._monitor.check(block.data, gathered.replies), size)
         return block
 
     async def read_labelled(self, size: int) -> tuple[bytes, BlockLabel]:
@@ -228,7 +244,8 @@ class Leg:
 
     async def try_out(self) -> Verdict:
         """Return the verdict of one start-up test, without consequences. Raises SourceError when it cannot be run."""
-        return self._monitor.start_up(await self._samples_for_test())
+        samples = await self._samples_for_test()
+        return self._monitor.start_up(bytes(samples.data), samples.replies)
 
     def test_anew(self) -> int:
         """Have the source tested before its next block. One that waits for the operator is released to its test.
@@ -263,30 +280,37 @@ class Leg:
         """Let the source earn its trust. Raises SourceError unless it passes."""
         samples = await self._samples_for_test()
         self._test_demanded = False
-        self._judge(self._monitor.start_up(samples), 0)
+        self._judge(self._monitor.start_up(bytes(samples.data), samples.replies), 0)
         self._quarantine.passed()
-        self._log.info("source_trusted", start_up_bytes=len(samples))
+        self._log.info("source_trusted", start_up_bytes=len(samples.data))
 
     async def _on_demand(self) -> None:
         """Test the source because somebody asked for it. Raises SourceError unless it passes."""
         samples = await self._samples_for_test()
         self._test_demanded = False
-        self._judge(self._monitor.on_demand(samples), 0)
-        self._log.info("source_tested", on_demand_bytes=len(samples))
+        self._judge(self._monitor.on_demand(bytes(samples.data), samples.replies), 0)
+        self._log.info("source_tested", on_demand_bytes=len(samples.data))
 
-    async def _samples_for_test(self) -> bytes:
-        """Fetch what a test takes, for nothing but the test. Raises SourceError."""
-        await self._gather(self._samples, self._start_up_bytes)
-        samples = bytes(self._samples)
-        self._samples.clear()
-        self._discarded_bytes += len(samples)
+    async def _samples_for_test(self) -> _Gathered:
+        """Fetch what a test takes, for nothing but the test. Raises SourceError; what came until then stays."""
+        samples, most = self._samples, min(self._pace.size, self._pace.most)
+        while (missing := self._start_up_bytes - len(samples.data)) > 0:
+            reply = await self._ask(min(missing, most))
+            samples.add(reply)
+            self._discarded_bytes += len(reply)
+        self._samples = _Gathered()
         return samples
 
-    async def _gather(self, gathered: bytearray, size: int) -> bytes:
-        """Fetch into `gathered` until it holds `size` bytes. Raises SourceError."""
-        while (missing := size - len(gathered)) > 0:
-            gathered += await self._ask(min(missing, self._pace.most))
-        return bytes(gathered)
+    async def _gather_block(self, size: int) -> _Gathered:
+        """Fetch `size` bytes. Raises SourceError; then, and cancelled, what came until then is discarded."""
+        gathered = _Gathered()
+        try:
+            while (missing := size - len(gathered.data)) > 0:
+                gathered.add(await self._ask(min(missing, self._pace.most)))
+        except BaseException:
+            self._discarded_bytes += len(gathered.data)
+            raise
+        return gathered
 
     async def _ask(self, size: int) -> bytes:
         """Make one request, when it is time for it. Raises SourceError after taking note of the failure."""
@@ -396,11 +420,18 @@ async def _exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
     try:
         async with asyncio.timeout(timeout_s):
             data = await source.read(size)
+    except SourceError:
+        raise
     except TimeoutError:
-        raise SourceError("the source did not answer in time") from None
-    if len(data) != size:
-        raise SourceError(f"the source delivered {len(data)} bytes where {size} were asked for")
-    return data
+        fault = "the source did not answer in time"
+    except Exception as error:  # the boundary of a source: whatever goes wrong in one must not end the others
+        fault = f"the source failed in a way nobody foresaw ({type(error).__name__})"
+    else:
+        if len(data) == size:
+            return data
+        fault = f"the source delivered {len(data)} bytes where {size} were asked for"
+    # Raised out here, the error does not carry the other one, whose text may be a stranger's.
+    raise SourceError(fault)
 
 
 def _block(data: bytes, start_ns: int, clock: Clock, label: BlockLabel) -> Block:

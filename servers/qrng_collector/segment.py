@@ -53,12 +53,14 @@ class Kind(Enum):
     """What a record says."""
 
     STATE = 1
-    """First in every segment: whose spool it is, its epoch, and the last sequence of every pool."""
+    """First in every segment: whose spool it is, its epoch, the last sequence of every pool, and what it follows."""
     BLOCK = 2
     ASSIGNED = 3
     GONE = 4
     SEQUENCE = 5
     """A sequence that was taken for a heartbeat."""
+    OLDEST = 6
+    """All segments below this number are about to be deleted."""
 
 
 class TornError(Exception):
@@ -101,6 +103,8 @@ class Segment:
     number: int
     records: list[Record] = field(repr=False)
     size: int
+    tag: bytes
+    """That of the last whole record. It vouches for head, number and size, so for all that is in the segment."""
     torn: bool
     """Whether a part of a record comes behind the last whole one."""
 
@@ -140,6 +144,8 @@ class SegmentWriter:
         self.size = 0
         self.durable_size = 0
         """Bytes that a loss of power would leave."""
+        self.tag = b""
+        """That of the last record."""
         self._write(head + _CRC.pack(zlib.crc32(head)))
 
     def append(self, kind: Kind, content: bytearray) -> None:
@@ -148,6 +154,7 @@ class SegmentWriter:
         sealed = self._sealer.seal(start, self.size, content)
         content[:] = bytes(len(content))
         self._write(b"".join((start, _start_crc(start, self.size), sealed)))
+        self.tag = sealed[-_TAG_BYTES:]
 
     def sync(self) -> None:
         """Make all that was written durable."""
@@ -186,20 +193,21 @@ def read_segment(path: Path, key: SpoolKey) -> Segment:
         raise damaged(path)
     if mark != key.mark:
         raise StateError(f"{path} was written under another key than the one in spool_key_file")
-    sealer, records, place = _Sealer(key, head, salt), [], _HEAD_BYTES
+    sealer, records, place, tag = _Sealer(key, head, salt), [], _HEAD_BYTES, b""
     for kind, start, sealed in _cut(raw, path):
         try:
             records.append(Record(kind, sealer.open(start, place, sealed), _START_BYTES + len(sealed)))
         except InvalidTag:
             raise damaged(path) from None
         place += _START_BYTES + len(sealed)
+        tag = sealed[-_TAG_BYTES:]
     if not records:
         raise TornError
-    return Segment(spool_id, number, records, place, torn=place < len(raw))
+    return Segment(spool_id, number, records, place, tag, torn=place < len(raw))
 
 
-def cut_off(path: Path, size: int) -> None:
-    """Shorten a segment to `size` bytes, durably. Raises OSError."""
+def keep_first(path: Path, size: int) -> None:
+    """Make the first `size` bytes of a segment durable, and cut off what comes behind them. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.ftruncate(descriptor, size)

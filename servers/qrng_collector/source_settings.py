@@ -249,8 +249,8 @@ class RequestSettings(BaseModel):
         description="How the answer is packed: raw, hex, base64, json:PATH:hex, json-array:PATH:uint8 or line:N:hex."
     )
     method: Literal["GET", "POST"] = Field("GET", description="GET or POST.")
-    headers: dict[str, str] = Field({}, description="Headers, with the same places and {key}.")
-    body: str | None = Field(None, description="The body, with the same places and {key}.")
+    headers: dict[str, str] = Field({}, repr=False, description="Headers, with the same places and {key}.")
+    body: str | None = Field(None, repr=False, description="The body, with the same places and {key}.")
     unit_bytes: int = Field(1, ge=1, le=MAX_CHUNK_BYTES, description="A request brings multiples of so many bytes.")
     max_units: int = Field(
         MAX_CHUNK_BYTES, ge=1, le=MAX_CHUNK_BYTES, description="The most such units one request may bring."
@@ -310,8 +310,8 @@ class HttpSettings(NetworkSettings):
 
     @property
     def most_bytes(self) -> int:
-        """What the provider brings in one read."""
-        return self.provider.max_read_bytes
+        """What the provider brings in one request."""
+        return self.provider.max_request_bytes
 
     def open(self, *, timeout_s: float, state_dir: Path, clock: Clock) -> EntropySource:
         """Return the source."""
@@ -346,7 +346,9 @@ class GrpcSettings(NetworkSettings):
     max_request_size: int = Field(MAX_CHUNK_BYTES, ge=1, le=16 << 20, description="The most bytes to ask for at once.")
     count_field: int = Field(1, description="Number of the request's field with the number of bytes.")
     data_field: int = Field(1, description="Number of the reply's field with the bytes.")
-    request_prefix: str = Field("", description="Hexadecimal digits of fields that every request begins with.")
+    request_prefix: str = Field(
+        "", repr=False, description="Hexadecimal digits of fields that every request begins with."
+    )
     request_echo_field: int | None = Field(None, description="Number of the request's field that a reply repeats.")
     reply_echo_field: int | None = Field(None, description="Number of the reply's field that repeats it.")
 

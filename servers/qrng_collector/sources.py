@@ -17,10 +17,7 @@ from qrng_collector.source_settings import (
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.health_tests import Monitor, Quarantine
 from qrng_grpc.sources import EntropySource
-from qrng_grpc.sources.mixing import LegSource, MixedSource
-
-MIX_PATIENCE = 2.0
-"""Times as long as one request a mix waits for a leg. A start-up test that takes longer goes on at the next read."""
+from qrng_grpc.sources.mixing import LONGEST_LEG_TIMEOUT_S, LegSource, MixedSource, hkdf_input_bytes
 
 
 def make_readers(config: CollectorConfig, state_dir: Path, clock: Clock = SYSTEM_CLOCK) -> list[BlockReader]:
@@ -108,7 +105,7 @@ def _leg(entry: SourceSettings, config: CollectorConfig, state_dir: Path, clock:
 
 def _mix(config: CollectorConfig, entries: Sequence[SourceSettings], legs: Sequence[Leg], clock: Clock) -> MixedReader:
     legs_of_mix = [
-        LegSource(leg, entry.assessed_entropy, timeout_s=_patience_s(entry, config))
+        LegSource(leg, entry.assessed_entropy, timeout_s=mix_patience_s(entry, config))
         for entry, leg in zip(entries, legs, strict=True)
     ]
     mix = MixedSource(
@@ -122,6 +119,14 @@ def _mix(config: CollectorConfig, entries: Sequence[SourceSettings], legs: Seque
     return MixedReader(mix, legs, pace, clock)
 
 
-def _patience_s(entry: SourceSettings, config: CollectorConfig) -> float:
+def mix_patience_s(entry: SourceSettings, config: CollectorConfig) -> float:
+    """Return for how long a mix waits for a leg, at most a day: for all requests of a block, and one under way.
+
+    A start-up test that takes longer goes on at the next read.
+    """
+    size = config.fetch_chunk_size
+    if config.mixing_strategy == "hkdf":
+        size = hkdf_input_bytes(size, entry.assessed_entropy)
+    requests = -(-size // entry.most_bytes)
     once_s = (entry.fetch_timeout or config.fetch_timeout) + entry.request_interval
-    return min(3600.0, MIX_PATIENCE * once_s)
+    return min(LONGEST_LEG_TIMEOUT_S, (requests + 1) * once_s)

@@ -5,16 +5,19 @@ is durable before its first byte may be sent; that it is gone is written when it
 beginning gives what is left: blocks that may have been sent, with their identity, and blocks that never were.
 
 Nothing is ever sent under two identities, because an assignment that a crash took away was not durable, so nothing of
-the chunk had been sent. That is why a log that was cut in its last record can be read up to there, and why one with a
-damaged record anywhere is refused. A "gone" that a crash took away lets a chunk come again under the identity it had,
-which the gateway knows; or a block that was never sent at all.
+the chunk had been sent. That is why a log that was cut in its last record can be read up to there, and why one that
+lacks a record anywhere else is refused. A "gone" that a crash took away lets a chunk come again under the identity it
+had, which the gateway knows; or a block that was never sent at all.
 
 The log is cut into segments (segment.py). The oldest is deleted when nothing of it is left, and only the oldest, so
-that no record is deleted while the block it speaks of is still there. When room runs out, what is left of the oldest
-is written again at the end. Each segment begins with the epoch and the last sequence of every pool.
+that no record is deleted while the block it speaks of is still there; that it will be is durable before it is. When
+room runs out, what is left of the oldest is written again at the end. Each segment begins with the epoch, the last
+sequence of every pool, the number of the oldest segment, and the tag of the last record of the segment before it. So
+what is read is one chain: a segment that is missing, exchanged, or shorter than it was when the next began, is found.
 
 The epoch is the spool's: sequences go on after a restart. Its state directory remembers the number of the newest
-segment, so that an older copy of the files, put back, is refused from the next segment on.
+segment and how much of it was durable when something was last assigned, so that an older copy of the files, put
+back, is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from qrng_collector.epoch import keep_epoch, next_epoch
 from qrng_collector.segment import (
@@ -41,8 +46,8 @@ from qrng_collector.segment import (
     SegmentWriter,
     SpoolKey,
     TornError,
-    cut_off,
     damaged,
+    keep_first,
     read_segment,
     refuse_shared,
     remove,
@@ -92,31 +97,45 @@ class _Log:
     blocks: dict[int, Kept] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of each segment, oldest first."""
+    oldest: int = 0
+    """The number from which on no segment was deleted."""
+    tag: bytes = b""
+    """That of the last record."""
 
-    def state(self) -> bytearray:
-        """Return what a new segment begins with."""
-        state = {"collector_id": self.collector_id, "epoch": self.epoch, "sequences": self.sequences}
+    def state(self, number: int) -> bytearray:
+        """Return what segment `number`, the next, begins with."""
+        state = {
+            "collector_id": self.collector_id,
+            "epoch": self.epoch,
+            "sequences": self.sequences,
+            "oldest": next(iter(self.sizes), number),
+            "previous_tag": self.tag.hex(),
+        }
         return bytearray(json.dumps(state).encode())
 
     def take(self, segment: Segment, path: Path) -> None:
-        """Take in what the next segment says. Raises StateError when it is not one of this log."""
+        """Take in what the next segment says. Raises StateError when it is not the one that comes next in this log."""
         if self.spool_id and segment.spool_id != self.spool_id:
             raise StateError(f"{path} belongs to another spool than the files beside it")
         if path != segment_path(path.parent, segment.number) or segment.records[0].kind is not Kind.STATE:
             raise damaged(path)
-        self.spool_id = segment.spool_id
-        self.sizes[segment.number] = segment.size
-        for record in segment.records:
+        self._begin(json.loads(segment.records[0].content), path)
+        for record in segment.records[1:]:
             self._apply(record, segment.number)
+        self.spool_id, self.tag = segment.spool_id, segment.tag
+        self.sizes[segment.number] = segment.size
+
+    def _begin(self, state: dict[str, Any], path: Path) -> None:
+        """Take in what a segment begins with, if it follows the one that was read before it."""
+        if self.sizes and state["previous_tag"] != self.tag.hex():
+            raise StateError(f"{path} does not follow the segment before it: one was cut short, exchanged or deleted")
+        self.collector_id, self.epoch, self.oldest = state["collector_id"], state["epoch"], state["oldest"]
+        for pool_id, sequence in state["sequences"].items():
+            self._sequence(pool_id, sequence)
 
     def _apply(self, record: Record, segment: int) -> None:
         content = record.content
-        if record.kind is Kind.STATE:
-            state = json.loads(content)
-            self.collector_id, self.epoch = state["collector_id"], state["epoch"]
-            for pool_id, sequence in state["sequences"].items():
-                self._sequence(pool_id, sequence)
-        elif record.kind is Kind.BLOCK:
+        if record.kind is Kind.BLOCK:
             self._block(content, segment)
         elif record.kind is Kind.ASSIGNED:
             number, sequence = _PAIR.unpack_from(content)
@@ -125,6 +144,8 @@ class _Log:
             self.blocks.pop(_NUMBER.unpack(content)[0], None)
         elif record.kind is Kind.SEQUENCE:
             self._sequence(content[_NUMBER.size :].decode(), _NUMBER.unpack_from(content)[0])
+        elif record.kind is Kind.OLDEST:
+            (self.oldest,) = _NUMBER.unpack(content)
 
     def _block(self, content: bytes, segment: int) -> None:
         number, block = _decode_block(content)
@@ -204,7 +225,7 @@ class Spool:
             self._make_room(len(sequences) * BLOCK_OVERHEAD_BYTES)
             for number, sequence in sequences.items():
                 self._append(Kind.ASSIGNED, _assignment(number, pool_id, sequence))
-            self._current.sync()
+            self._make_durable()
         for number, sequence in sequences.items():
             self._log.assigned(number, pool_id, sequence)
 
@@ -213,7 +234,7 @@ class Spool:
         with self._writing():
             self._make_room(BLOCK_OVERHEAD_BYTES)
             self._append(Kind.SEQUENCE, bytearray(_NUMBER.pack(sequence) + pool_id.encode()))
-            self._current.sync()
+            self._make_durable()
         self._log.sequences[pool_id] = sequence
 
     def forget(self, number: int) -> None:
@@ -243,19 +264,28 @@ class Spool:
 
     def _measure(self) -> None:
         self._log.sizes[self._current.number] = self._current.size
+        self._log.tag = self._current.tag
+
+    def _make_durable(self) -> None:
+        """Make all that was written durable, and let the state directory know how much that is.
+
+        It need not be told durably: what an earlier moment left there is true too.
+        """
+        self._current.sync()
+        self._newest.write(self._current.number, self._current.durable_size, synced=False)
 
     def _begin_segment(self) -> None:
         """End the current segment, all of it durable, and begin the next."""
         self._end_segment()
-        (newest,) = self._newest.read() or (0,)
+        newest, _ = self._newest.read() or (0, 0)
         number = max(newest, *self._log.sizes, 0) + 1
         self._writer = SegmentWriter(segment_path(self._directory, number), self._key, self._log.spool_id, number)
         self._live[number] = 0
-        self._writer.append(Kind.STATE, self._log.state())
+        self._writer.append(Kind.STATE, self._log.state(number))
         self._measure()
         self._writer.sync()
         sync_directory(self._directory)
-        self._newest.write(number)
+        self._newest.write(number, self._writer.durable_size)
 
     def _end_segment(self) -> None:
         if self._writer is not None:
@@ -277,14 +307,20 @@ class Spool:
             self._live[kept.segment] += 1
             if kept.pool_id is not None:
                 self._append(Kind.ASSIGNED, _assignment(kept.number, kept.pool_id, kept.sequence))
-        self._current.sync()
+        self._make_durable()
         self._delete_empty()
 
     def _delete_empty(self) -> None:
-        """Delete the oldest segments of which nothing is left."""
-        while (oldest := next(iter(self._log.sizes))) != self._current.number and not self._live[oldest]:
-            remove(segment_path(self._directory, oldest))
-            del self._log.sizes[oldest], self._live[oldest]
+        """Delete the oldest segments of which nothing is left, once it is durable that they may be missing."""
+        current = self._current.number
+        empty = list(takewhile(lambda number: number != current and not self._live[number], self._log.sizes))
+        if not empty:
+            return
+        self._append(Kind.OLDEST, bytearray(_NUMBER.pack(empty[-1] + 1)))
+        self._make_durable()
+        for number in empty:
+            remove(segment_path(self._directory, number))
+            del self._log.sizes[number], self._live[number]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -313,11 +349,12 @@ def open_spool(
 
     `size` bounds the bytes on disk, for blocks of at most `largest_block` bytes; `state_dir`
     must be held by this process. Raises StateError when the spool cannot be used: held by another process, not ours
-    alone, of another key or collector, damaged, older than the state directory says, or of an epoch that is over.
+    alone, of another key or collector, damaged, incomplete, older than the state directory says, or of an epoch that
+    is over.
     """
     with state_directory(directory):
         refuse_shared(directory, directory.stat())
-        newest = NumbersFile(state_dir / "spool", 1)
+        newest = NumbersFile(state_dir / "spool", 2)
         key = _spool_key(key_file)
         log, torn_bytes = _read_log(directory, key, newest)
         _settle_identity(log, directory, collector_id, state_dir, clock)
@@ -383,38 +420,52 @@ def _alphabet(text: bytes) -> bytes:
 
 
 def _read_log(directory: Path, key: SpoolKey, newest: NumbersFile) -> tuple[_Log, int]:
-    """Read all segments, and cut a torn tail off the last. Returns how many bytes that were, too."""
+    """Read all segments, and make durable what is read of the last. Returns how many bytes were cut off it, too."""
     log, torn_bytes = _Log(), 0
     names = (_FILE_NAME.fullmatch(path.name) for path in directory.iterdir())
     numbers = sorted(int(name[1]) for name in names if name is not None)
-    (expected,) = newest.read() or (0,)
+    expected = newest.read() or (0, 0)
     for number in numbers:
         path, last = segment_path(directory, number), number == numbers[-1]
         try:
             segment = read_segment(path, key)
         except TornError:
-            if not last or number <= expected:
+            if not last or number <= expected[0]:
                 raise damaged(path) from None
-            torn_bytes += _cut_off(path, 0)
+            torn_bytes += _keep_first(path, 0)
             continue
-        if segment.torn:
-            if not last:
-                raise damaged(path)
-            torn_bytes += _cut_off(path, segment.size)
+        if segment.torn and not last:
+            raise damaged(path)
         _taking(log, segment, path)
-    if log.sizes and max(log.sizes) < expected:
-        raise StateError(
-            f"the spool in {directory} is older than the state directory says: what it holds may have been sent since"
-        )
+    _refuse_incomplete(log, directory, expected)
+    if numbers and numbers[-1] in log.sizes:
+        torn_bytes += _keep_first(segment_path(directory, numbers[-1]), log.sizes[numbers[-1]])
     return log, torn_bytes
 
 
-def _cut_off(path: Path, size: int) -> int:
-    """Shorten a segment to `size` bytes, to none by deleting it. Returns how many bytes that took away."""
+def _refuse_incomplete(log: _Log, directory: Path, expected: tuple[int, ...]) -> None:
+    """Raise StateError when segments are missing at the beginning of a log, or anything that is `expected` at its end.
+
+    `expected`: the number of the newest segment, and the least size it has.
+    """
+    newest = max(log.sizes.items(), default=expected)
+    if newest < expected:
+        raise StateError(
+            f"the spool in {directory} is older than the state directory says: what it holds may have been sent since"
+        )
+    if log.sizes and log.oldest not in log.sizes:
+        raise StateError(f"the spool in {directory} lacks segments from {log.oldest} on: they were deleted")
+
+
+def _keep_first(path: Path, size: int) -> int:
+    """Make `size` bytes of a segment durable, and cut off the rest: all of it by deleting it. Returns its bytes.
+
+    What was read may never have reached the disk, if only its program was killed; the next segment stands on it.
+    """
     try:
         torn_bytes = path.stat().st_size - size
         if size:
-            cut_off(path, size)
+            keep_first(path, size)
         else:
             remove(path)
     except OSError as error:

@@ -22,18 +22,22 @@ from qrng_gateway.access import Access
 from qrng_gateway.audit import AuditLog
 from qrng_gateway.calls import Streams, register
 from qrng_gateway.compat import QrEntropyServicer, QuantumRngServicer
+from qrng_gateway.conditioning import conditioner
 from qrng_gateway.config import GatewayConfig, best_of
 from qrng_gateway.desk import Desk
 from qrng_gateway.dispenser import Dispenser
 from qrng_gateway.guard import Guard
 from qrng_gateway.health import MAX_WATCHERS, HealthBoard, HealthServicer
 from qrng_gateway.ingest import Ingest
+from qrng_gateway.intake import Intake
 from qrng_gateway.limits import Limiter
 from qrng_gateway.memory import keep_heaps_few
-from qrng_gateway.metrics import CallCounts
+from qrng_gateway.metrics import CallCounts, Metrics
 from qrng_gateway.pool import Pool
 from qrng_gateway.protection import Protection
 from qrng_gateway.push_service import PushServicer
+from qrng_gateway.quality.on_demand import QualityTests
+from qrng_gateway.quality.reservoir import Reservoir
 from qrng_gateway.reflection import MAX_REFLECTIONS, ReflectionServicer
 from qrng_gateway.rest import RestApi
 from qrng_gateway.service import EntropyServicer
@@ -42,6 +46,7 @@ from qrng_gateway.status import Accounting, Observer
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.compat.qr_entropy_pb2_grpc import add_EntropyServiceServicer_to_server as add_qr_entropy
 from qrng_grpc.compat.quantum_rng_pb2_grpc import add_QuantumRNGServicer_to_server as add_quantum_rng
+from qrng_grpc.hardening import harden
 from qrng_grpc.http_serving import serving_http
 from qrng_grpc.keys import KeyRing
 from qrng_grpc.labels import SourceClass
@@ -118,9 +123,13 @@ class Gateway:
 
 
 def main(config: GatewayConfig) -> None:
-    """Be the gateway process: logs to standard error, reload with SIGHUP, end with SIGTERM or SIGINT."""
+    """Be the gateway process: logs to standard error, reload with SIGHUP, end with SIGTERM or SIGINT.
+
+    Raises ConfigError when memory must be locked and cannot be, else as `serving_gateway`.
+    """
     keep_heaps_few()
     configure_logs(config.log_level, "gateway")
+    harden(config.lock_memory)
     run_to_end(run(config))
 
 
@@ -139,31 +148,26 @@ async def run(config: GatewayConfig) -> None:
 @asynccontextmanager
 async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Gateway]:
     """Serve while the block runs. Raises StateError or ConfigError when that cannot be."""
-    pool = _new_pool(config, clock)
+    reservoir = Reservoir(config.quality_reservoir_size, ttl_s=config.buffer_ttl, clock=clock)
+    pool = _new_pool(config, reservoir, clock)
     with state_directory(config.state_dir) as state_dir, _wiping(pool), ExitStack() as at_the_end:
         ingest = _new_ingest(config, pool, state_dir, clock)
         keys = SigningKeys(config, ingest)
         access = _new_access(config, clock)
-        observer = _new_observer(config, pool, ingest, access, clock)
+        tls = Protection(config)
+        audit = AuditLog(config.audit_log_file, clock)
+        limiter = _new_limiter(config, state_dir, clock)
+        at_the_end.callback(limiter.settle)
+        observer = _new_observer(config, pool, ingest, clock, _Warnings(access, tls, audit, limiter))
         board = HealthBoard(lambda: observer.ready)
         bounds = Bounds.of(config)
         health = HealthServicer(board, bounds.watchers)
-        limiter = Limiter(
-            state_dir,
-            rate_limit=config.rate_limit,
-            address_rate_limit=config.address_rate_limit or config.rate_limit,
-            clock=clock,
-        )
-        at_the_end.callback(limiter.settle)
-        audit = AuditLog(config.audit_log_file, clock)
-        _keep_reserved(pool, access, config.served_class)
         desk = _new_desk(config, pool, limiter, audit, clock)
-        tls = Protection(config)
+        _keep_reserved(pool, access, config.served_class)
         push_server = _push_server(config, ingest, health, bounds, tls.push_age)
         client_server = _client_server(config, access, desk, observer, health, bounds, tls.client_age)
-        rest = RestApi(
-            access, desk, observer, limit=config.max_rest_bytes, key_in_query=config.allow_api_key_in_query
-        ).app()
+        metrics = at_the_end.enter_context(_metrics(config, observer, ingest, desk, clock))
+        rest = _new_rest(config, access, desk, observer, QualityTests(reservoir), metrics).app()
         grace = Grace(config.drain_timeout)
 
         def tick() -> None:
@@ -211,13 +215,14 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
                 drain()
 
 
-def _new_pool(config: GatewayConfig, clock: Clock) -> Pool:
+def _new_pool(config: GatewayConfig, reservoir: Reservoir, clock: Clock) -> Pool:
     return Pool(
         config.buffer_size,
         ttl_s=config.buffer_ttl,
         overflow=config.overflow,
         best_class=best_of(config.key_records),
         max_waiting=config.max_waiting,
+        intake=Intake(reservoir, conditioner(config.post_processing, config.entropy_per_byte)),
         clock=clock,
     )
 
@@ -244,13 +249,43 @@ def _new_access(config: GatewayConfig, clock: Clock) -> Access:
     )
 
 
-def _new_observer(config: GatewayConfig, pool: Pool, ingest: Ingest, access: Access, clock: Clock) -> Observer:
+def _new_limiter(config: GatewayConfig, state_dir: Path, clock: Clock) -> Limiter:
+    return Limiter(
+        state_dir,
+        rate_limit=config.rate_limit,
+        address_rate_limit=config.address_rate_limit or config.rate_limit,
+        clock=clock,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Warnings:
+    """What the parts that the observer does not know have to say."""
+
+    access: Access
+    tls: Protection
+    audit: AuditLog
+    limiter: Limiter
+
+    def __call__(self) -> Iterator[str]:
+        yield from self.access.warnings()
+        yield from self.tls.warnings()
+        yield from self.audit.mistakes
+        if self.limiter.failing:
+            yield "counts of the day cannot be written; clients with a daily quota are refused"
+
+
+def _new_observer(
+    config: GatewayConfig, pool: Pool, ingest: Ingest, clock: Clock, more_warnings: Callable[[], Iterator[str]]
+) -> Observer:
     return Observer(
         pool,
         ingest,
         pool_id=config.pool_id,
         least_class=config.served_class,
-        more_warnings=access.warnings,
+        ready_bytes=config.ready_bytes,
+        ready_bytes_per_s=config.ready_bytes_per_second,
+        more_warnings=more_warnings,
         clock=clock,
     )
 
@@ -266,6 +301,41 @@ def _new_desk(config: GatewayConfig, pool: Pool, limiter: Limiter, audit: AuditL
     )
     guard = Guard(clock, mistakes="wrong keys")
     return Desk(dispenser, limiter, guard, CallCounts(), audit, trusted_proxies=config.trusted_proxies, clock=clock)
+
+
+@contextmanager
+def _metrics(
+    config: GatewayConfig, observer: Observer, ingest: Ingest, desk: Desk, clock: Clock
+) -> Iterator[Metrics | None]:
+    """Have metrics while the block runs, where they are switched on."""
+    if not config.metrics_enabled:
+        yield None
+        return
+    metrics = Metrics(observer, ingest, desk.counts, desk.audit, clock=clock)
+    try:
+        yield metrics
+    finally:
+        metrics.close()
+
+
+def _new_rest(
+    config: GatewayConfig,
+    access: Access,
+    desk: Desk,
+    observer: Observer,
+    quality: QualityTests,
+    metrics: Metrics | None,
+) -> RestApi:
+    return RestApi(
+        access,
+        desk,
+        observer,
+        quality,
+        limit=config.max_rest_bytes,
+        key_in_query=config.allow_api_key_in_query,
+        metrics=metrics,
+        allowed_origins=config.cors_allowed_origins,
+    )
 
 
 def _keep_reserved(pool: Pool, access: Access, least: SourceClass) -> None:

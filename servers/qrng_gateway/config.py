@@ -16,10 +16,12 @@ from pydantic_settings import NoDecode
 
 from qrng_gateway.access import API_KEY, client_of_key, mixed_up
 from qrng_gateway.addresses import Network, network_of
+from qrng_gateway.conditioning import PostProcessing
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.client_keys import read_client_file
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.hardening import LockMemory
 from qrng_grpc.key_files import read_key_file
 from qrng_grpc.key_settings import KeySettings, V, in_one_form
 from qrng_grpc.keys import KeyRecord
@@ -38,6 +40,7 @@ _TAKEN_HEADERS = re.compile(
     r"|proxy-.*|range|referer|sec-.*|te|trace.*|trailer|transfer-encoding|upgrade|user-agent|via|x-forwarded-.*|.*-bin"
 )
 """Headers that a request has for other reasons."""
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
 
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(allow_inf_nan=False)]
@@ -104,6 +107,17 @@ class GatewayConfig(KeySettings):
     buffer_ttl: Seconds = Field(
         3600, gt=0, le=604_800, description="Age in seconds, counted from capture start, at which bytes are destroyed."
     )
+    post_processing: PostProcessing = Field(
+        "none", description="What is done to bytes before they are served, and told of them: none, sha256 or xor-os."
+    )
+    entropy_per_byte: float | None = Field(
+        None,
+        gt=0,
+        le=8,
+        allow_inf_nan=False,
+        validate_default=True,
+        description="Bits of entropy that the operator holds a byte of the sources to have. Required with sha256.",
+    )
     overflow: Literal["drop_oldest", "backpressure"] = Field(
         "drop_oldest",
         description="What a full pool does: destroy its oldest bytes, or hold new ones back.",
@@ -129,6 +143,11 @@ class GatewayConfig(KeySettings):
         API_KEY, description="Name of the gRPC metadata and HTTP header that carries a key, in lower case."
     )
     allow_api_key_in_query: bool = Field(True, description="Whether REST takes a key as ?api_key=KEY too.")
+    cors_allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins of web pages that may read REST's replies, each as https://HOST or https://HOST:PORT:"
+        " a YAML list, or comma-separated. Default: none.",
+    )
     max_request_bytes: int = Field(
         MAX_CHUNK_BYTES, ge=1, le=MAX_CHUNK_BYTES, description="Most bytes in one gRPC message; 1 to 1048576."
     )
@@ -146,6 +165,12 @@ class GatewayConfig(KeySettings):
         ge=1,
         le=1_000_000,
         description="Connections each of the three listeners takes at once; they count as open files.",
+    )
+    ready_bytes: int = Field(
+        1024, ge=1, le=1 << 40, description="Bytes that can be claimed from which on the gateway says it is ready."
+    )
+    ready_bytes_per_second: Seconds = Field(
+        1024, ge=0, description="Bytes a second that arrive from which on it says so with an empty pool too."
     )
     rate_limit: PerSecond = Field(
         100, gt=0, le=1_000_000, description="Requests a second of a client whose record names none; up to 1000000."
@@ -183,6 +208,10 @@ class GatewayConfig(KeySettings):
     )
 
     state_dir: Path = Field(description="Directory for what must survive a restart. Belongs to one gateway alone.")
+    lock_memory: LockMemory = Field(
+        "try",
+        description="Whether memory is kept out of swap: try (warn where that is not allowed), require or off.",
+    )
     log_level: LogLevel = Field("info", description="The least severe events that are logged.")
     metrics_enabled: bool = Field(True, description="Whether REST answers GET /metrics, which needs no key.")
     audit_log_file: Path | None = Field(
@@ -321,6 +350,28 @@ class GatewayConfig(KeySettings):
         if not isinstance(texts, list | tuple):
             raise ValueError("expected a list")
         return tuple(network_of(str(text).strip()) for text in texts)
+
+    @field_validator("entropy_per_byte")
+    @classmethod
+    def _for_sha256(cls, entropy: float | None, info: ValidationInfo) -> float | None:
+        conditioned = info.data.get("post_processing") == "sha256"
+        if conditioned and entropy is None:
+            raise ValueError("required with post_processing sha256")
+        if not conditioned and entropy is not None:
+            raise ValueError("has no effect without post_processing sha256")
+        return entropy
+
+    @field_validator("cors_allowed_origins", mode="before")
+    @classmethod
+    def _some_origins(cls, listed: Any) -> Any:
+        return tuple(text.strip() for text in listed.split(",") if text.strip()) if isinstance(listed, str) else listed
+
+    @field_validator("cors_allowed_origins")
+    @classmethod
+    def _origins_in_full(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_ORIGIN.fullmatch, origins)):
+            raise ValueError("expected origins as browsers send them, such as https://lab.example:8443; * is none")
+        return origins
 
     @field_validator("collector_id", "pool_id")
     @classmethod

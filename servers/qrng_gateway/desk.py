@@ -25,7 +25,7 @@ from qrng_gateway.pool import Claimed
 from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import AuthenticationError, ForbiddenError, LimitError
-from qrng_grpc.labels import Processing, SourceClass, weakest_class
+from qrng_grpc.labels import Processing, SourceClass, weakest_class, weakest_processing
 
 
 class Desk:
@@ -195,7 +195,7 @@ class Call:
         if label.source_class is not self._source_class:
             self._source_class = weakest_class((self._source_class, label.source_class))
         if label.processing is not self._processing:
-            self._processing = Processing.MIXED
+            self._processing = weakest_processing(filter(None, (self._processing, label.processing)))
 
     def _write(self, event: str, status: str | None) -> None:
         audit = self._desk.audit

@@ -16,7 +16,7 @@ change of threads around it cost as much as taking a whole chunk.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,9 @@ from pathlib import Path
 
 from qrng_gateway.guard import Guard
 from qrng_gateway.inspection import Inspection
+from qrng_gateway.lane import Stored
 from qrng_gateway.pool import Pool
+from qrng_gateway.skew import Skew
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, Chunk, Heartbeat
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import (
@@ -61,6 +63,8 @@ class CollectorView:
     """The last that was taken since start."""
     heartbeat_monotonic_ns: int = 0
     """When it was."""
+    clock_skew_s: float | None = None
+    """How far its clock seems to be behind ours, in seconds; None before a chunk has arrived."""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class _Group:
     durable: asyncio.Future[bool]
     bell: asyncio.TimerHandle
     """Rings when the group has filled long enough."""
-    stored: deque[tuple[Block, KeyRecord]] = field(default_factory=deque)
+    admitted: list[tuple[Stored, KeyRecord]] = field(default_factory=list)
     displaced: list[Block] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     heartbeat: Heartbeat | None = None
@@ -276,6 +280,7 @@ class _CollectorIngest:
         self._last_heard_ns: int | None = None
         self._heartbeat: Heartbeat | None = None
         self._heartbeat_ns = 0
+        self._skew = Skew()
         self._open: _Group | None = None
         self._tail: asyncio.Future[bool] | None = None
         self._work = asyncio.Event()
@@ -285,7 +290,13 @@ class _CollectorIngest:
             return None
         epoch, sequence = self._mark or (0, 0)
         return CollectorView(
-            self.collector_id, epoch, sequence, self._last_heard_ns, self._heartbeat, self._heartbeat_ns
+            self.collector_id,
+            epoch,
+            sequence,
+            self._last_heard_ns,
+            self._heartbeat,
+            self._heartbeat_ns,
+            self._skew.seconds,
         )
 
     async def take(self, chunk: Chunk | Heartbeat, record: KeyRecord, call: PushCall) -> None:
@@ -315,20 +326,24 @@ class _CollectorIngest:
     def _dispose(self, chunk: Chunk | Heartbeat, record: KeyRecord, call: PushCall) -> Block | None:
         """Dispose of `chunk`, or return its block when there is no room for it. Raises HeldError or DrainingError."""
         self._check_failures(call)
-        if self._seen(chunk) or self._unplaceable(chunk):
+        mark = _mark_of(chunk)
+        if self._seen(mark) or self._unplaceable(chunk):
             return None
         self._fence(call)
+        now_ns = self._ingest.clock.now_ns()
         self._last_heard_ns = self._ingest.clock.monotonic_ns()  # by what is new: a replay keeps nobody alive
-        self._ingest.keys.used(record, self._ingest.clock.now_ns())
-        reason = self._refusal(chunk)
+        self._ingest.keys.used(record, now_ns)
+        self._skew.note(_capture(chunk)[1], now_ns)
+        reason = self._refusal(chunk, now_ns)
         if reason is not None:
-            self._group_at(_mark_of(chunk)).refused[reason] += _size(chunk)
+            self._group_at(mark).refused[reason] += _size(chunk)
         elif isinstance(chunk, Heartbeat):
-            self._group_at(_mark_of(chunk)).hear(chunk)
-        elif self._ingest.pool.reserve(chunk.block):
-            self._group_at(_mark_of(chunk)).stored.append((chunk.block, record))
+            self._group_at(mark).hear(chunk)
         else:
-            return chunk.block
+            admitted = self._ingest.pool.admit(chunk.block, self.collector_id, record.key_id, *mark)
+            if admitted is None:
+                return chunk.block
+            self._group_at(mark).admitted.append((admitted, record))
         return None
 
     def _check_failures(self, call: PushCall) -> None:
@@ -336,8 +351,7 @@ class _CollectorIngest:
         if call.failures != self.failures:
             raise MarkNotWrittenError("the mark could not be written; resend")
 
-    def _seen(self, chunk: Chunk | Heartbeat) -> bool:
-        mark = _mark_of(chunk)
+    def _seen(self, mark: Mark) -> bool:
         if self._mark is None or mark > self._mark:
             return False
         if mark[0] < self._mark[0]:
@@ -369,9 +383,8 @@ class _CollectorIngest:
             raise SupersededError("a newer call of this collector took over")
         self._holder = call.number
 
-    def _refusal(self, chunk: Chunk | Heartbeat) -> str | None:
+    def _refusal(self, chunk: Chunk | Heartbeat, now_ns: int) -> str | None:
         """Return why `chunk` is finally refused, None when it is not. Raises FutureChunkError."""
-        now_ns = self._ingest.clock.now_ns()
         capture_start_ns, capture_end_ns = _capture(chunk)
         if capture_end_ns > now_ns + self._ingest.tolerance_ns:
             raise FutureChunkError("captured ahead of the gateway's clock")
@@ -412,7 +425,7 @@ class _CollectorIngest:
     def _take_effect(self, group: _Group) -> None:
         pool = self._ingest.pool
         self._durable = group.mark
-        pool.store_all(self._vouched_for(group), self.collector_id)
+        pool.store_all(self._vouched_for(group))
         for block in group.displaced:
             pool.refuse_overflow(block)
         self._ingest.refused.update(group.refused)
@@ -421,14 +434,13 @@ class _CollectorIngest:
         self._ingest.heartbeats += group.heartbeats
         group.durable.set_result(True)
 
-    def _vouched_for(self, group: _Group) -> Iterator[tuple[Block, str]]:
+    def _vouched_for(self, group: _Group) -> Iterator[Stored]:
         """Yield what is to be stored. What is not vouched for any more, since its key was withdrawn, is purged."""
-        while group.stored:
-            block, record = group.stored.popleft()  # and let go, or all of the group would be in memory twice
+        for chunk, record in group.admitted:
             if self._ingest.keys.upholds(record):
-                yield block, record.key_id
+                yield chunk
             else:
-                self._ingest.pool.refuse_purged(block)
+                self._ingest.pool.refuse_purged(chunk)
 
     def _abandon(self, failed: _Group) -> None:
         """Return to the last durable mark. The group that filled meanwhile stands on this one and falls with it."""
@@ -436,8 +448,8 @@ class _CollectorIngest:
         self._mark = self._durable
         for group in (failed, self._open):
             if group is not None:
-                for block, _ in group.stored:
-                    self._ingest.pool.release(block)
+                for chunk, _ in group.admitted:
+                    self._ingest.pool.abandon(chunk)
                 group.durable.set_result(False)
         self._open = None
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
+from qrng_grpc.labels import Processing
 
 FOREVER_NS = 2**63 - 1
 
@@ -36,16 +37,37 @@ class Origin:
     """The label's device ids, joined by commas."""
     key_id: str = ""
     """The key that vouched for it."""
+    epoch: int = 0
+    """The run of the collector that captured it."""
+
+    def with_processing(self, processing: Processing) -> Origin:
+        """Return the origin of what `processing` made of such bytes."""
+        return replace(self, label=replace(self.label, processing=processing))
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRange:
+    """Bytes of one chunk, `offset` counted from the beginning of what was stored of it."""
+
+    collector_id: str
+    epoch: int
+    sequence: int
+    offset: int
+    size: int
 
 
 class Stored:
     """One chunk in a lane. `read` hands out its bytes from the front and overwrites them."""
 
-    __slots__ = ("_buffer", "_offset", "capture_end_ns", "capture_start_ns", "origin")
+    __slots__ = ("_buffer", "_gone", "_offset", "capture_end_ns", "capture_start_ns", "origin", "sequence")
 
-    def __init__(self, block: Block, origin: Origin) -> None:
-        self._buffer = bytearray(block.data)
+    def __init__(self, block: Block, origin: Origin, sequence: int = 0, overwritten: Stored | None = None) -> None:
+        """Copy `block`, over a chunk that is `overwritten` for it where there is one."""
+        self._buffer = bytearray(block.data) if overwritten is None else overwritten.overwrite(block.data)
         self._offset = 0
+        self._gone = 0
+        """Bytes that were read from earlier buffers."""
+        self.sequence = sequence
         self.capture_start_ns = block.capture_start_ns
         self.capture_end_ns = block.capture_end_ns
         self.origin = origin
@@ -57,19 +79,57 @@ class Stored:
         """Return a view of the first `n` bytes, at most all of them. To be copied, then passed to `wipe_front`."""
         return memoryview(self._buffer)[self._offset : self._offset + n]
 
+    def range(self, size: int) -> ChunkRange:
+        """Say where the first `size` bytes lie."""
+        origin = self.origin
+        return ChunkRange(origin.collector_id, origin.epoch, self.sequence, self._gone + self._offset, size)
+
+    def cut_end(self, n: int) -> Stored:
+        """Take the last `n` bytes off, fewer than all, into a chunk of their own."""
+        view = memoryview(self._buffer)[-n:]
+        end = Stored(Block(bytes(view), self.capture_start_ns, self.capture_end_ns, self.origin.label), self.origin)
+        view[:] = _ZEROS[:n]
+        view.release()
+        del self._buffer[-n:]
+        return end
+
+    def replace(self, data: bytes, origin: Origin) -> None:
+        """Hold `data`, of `origin`, instead of what it held."""
+        self.wipe()
+        self._buffer, self.origin = bytearray(data), origin
+
     def wipe_front(self, view: memoryview) -> None:
         """Overwrite a view that `front` returned, and move past it."""
         n = len(view)
         view[:] = _ZEROS[:n]
         view.release()
         self._offset += n
-        exhausted = self._offset == len(self._buffer)
-        if exhausted or self._offset >= max(_LEAST_WASTE, len(self._buffer) // 2):
+        if self._offset == len(self._buffer):
+            self._gone += self._offset
+            self._buffer, self._offset = bytearray(), 0
+        elif self._offset >= max(_LEAST_WASTE, len(self._buffer) // 2):
             self._move_out()
+
+    def wipe(self) -> None:
+        """Overwrite all that is left."""
+        left = memoryview(self._buffer)[self._offset :]
+        left[:] = _ZEROS[: len(left)]
+        self._buffer, self._offset = bytearray(), 0
+
+    def overwrite(self, data: bytes) -> bytearray:
+        """Give the buffer away, with `data` in place of what it held; where it has another size, wipe it instead."""
+        buffer = self._buffer
+        if len(buffer) != len(data):
+            self.wipe()
+            return bytearray(data)
+        memoryview(buffer)[:] = data
+        self._buffer, self._offset = bytearray(), 0
+        return buffer
 
     def _move_out(self) -> None:
         """Give the rest a buffer of its own size: claims for young bytes may leave it here for long."""
         rest = memoryview(self._buffer)[self._offset :]
+        self._gone += self._offset
         self._buffer, self._offset = bytearray(rest), 0
         rest[:] = _ZEROS[: len(rest)]
 
@@ -114,8 +174,8 @@ class Lane:
             total += len(chunk)
         return min(n, total)
 
-    def take(self, n: int, from_ns: int) -> tuple[list[Stored], bytes]:
-        """Take the `n` oldest bytes captured at `from_ns` or later.
+    def take(self, n: int, from_ns: int, ranges: list[ChunkRange] | None = None) -> tuple[list[Stored], bytes]:
+        """Take the `n` oldest bytes captured at `from_ns` or later; `ranges` are told where they lay.
 
         Returns the chunks they came from, and the bytes: one copy, after which the lane's own are
         overwritten. The caller has made sure that they are there.
@@ -130,6 +190,8 @@ class Lane:
             views.append(view)
             left -= len(view)
             last += 1
+        if ranges is not None:
+            ranges += [chunk.range(len(view)) for chunk, view in zip(used, views, strict=True)]
         data = b"".join(views)
         for chunk, view in zip(used, views, strict=True):
             chunk.wipe_front(view)
@@ -146,7 +208,19 @@ class Lane:
 
     def drop_oldest(self) -> int:
         """Destroy the oldest chunk. Returns its bytes, 0 when there is none."""
-        return self._destroy(self._head + 1) if len(self) else 0
+        if not self.level:
+            return 0
+        oldest = self.pop_oldest()
+        dropped = len(oldest)
+        oldest.wipe()
+        return dropped
+
+    def pop_oldest(self) -> Stored:
+        """Take the oldest chunk out as it is; the caller has made sure that there is one, and destroys it."""
+        oldest = self._chunks[self._head]
+        self.level -= len(oldest)
+        self._remove(self._head, self._head + 1)
+        return oldest
 
     def purge(self, key_id: str) -> int:
         """Destroy what the key `key_id` vouched for. Returns the bytes."""
@@ -154,7 +228,7 @@ class Lane:
         for chunk in self:
             if chunk.origin.key_id == key_id:
                 purged += len(chunk)
-                chunk.wipe_front(chunk.front(len(chunk)))
+                chunk.wipe()
             else:
                 kept.append(chunk)
         self._chunks, self._head = kept, 0
@@ -172,7 +246,7 @@ class Lane:
         destroyed = 0
         for chunk in self._chunks[self._head : end]:
             destroyed += len(chunk)
-            chunk.wipe_front(chunk.front(len(chunk)))
+            chunk.wipe()
         self.level -= destroyed
         self._remove(self._head, end)
         return destroyed

@@ -86,8 +86,10 @@ _ROUTES = (
     "GET /api/test/monte-carlo",
     "POST /api/test/monte-carlo",
     "GET /health",
+    "GET /health/live",
     "GET /metrics",
     "GET /openapi.json",
+    "GET /docs",
 )
 METHODS = (
     *(

@@ -13,14 +13,15 @@ cannot fill memory with book-keeping), waiters and waiting time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from typing import Literal, TypeVar
 
 from qrng_gateway.forecast import Forecast
-from qrng_gateway.lane import FOREVER_NS, Lane, Origin, Stored
+from qrng_gateway.intake import Intake
+from qrng_gateway.lane import FOREVER_NS, ChunkRange, Lane, Origin, Stored
 from qrng_gateway.line import Line, Place
 from qrng_gateway.reservations import Reservations
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
@@ -35,6 +36,7 @@ _Kind = tuple[SourceClass, Processing | None]
 _LEAST_CHARGE = 1024
 _MAX_NAMES = 16
 _SHARED_ORIGINS = 1024
+_AS_THEY_CAME = (Processing.MIXED, Processing.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,13 @@ class Claimed:
 
     data: bytes = field(repr=False)
     label: ReplyLabel
+    ranges: tuple[ChunkRange, ...] = ()
+    """Where the bytes lay, in their order, when the claim asked for it."""
 
 
 @dataclass(slots=True)
 class PoolCounters:
-    """Where bytes went since start. stored = served + pooled + expired + overflow + purged + dropped."""
+    """Where bytes went since start. stored = served + pooled + the others below."""
 
     stored: int = 0
     served: int = 0
@@ -84,6 +88,8 @@ class PoolCounters:
     expired: int = 0
     overflow: int = 0
     purged: int = 0
+    set_aside: int = 0
+    conditioned: int = 0
     dropped: int = 0
 
 
@@ -109,8 +115,8 @@ class Pool:
     """Bytes in memory, for one process.
 
     `capacity` in bytes, at least 1 MiB; `ttl_s`, the age limit in seconds; `best_class`, the best any
-    key may claim, beyond which waiting is useless; `max_waiting`, claims in line; `processings`, what may
-    have been done to the bytes, in the order in which claims take them.
+    key may claim, beyond which waiting is useless; `max_waiting`, claims in line; `intake`, what
+    becomes of chunks before they are stored.
     """
 
     def __init__(
@@ -121,7 +127,7 @@ class Pool:
         overflow: Overflow,
         best_class: SourceClass,
         max_waiting: int = 1024,
-        processings: tuple[Processing, ...] = (Processing.MIXED, Processing.NONE),
+        intake: Intake | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if capacity < MAX_CHUNK_BYTES:
@@ -139,6 +145,8 @@ class Pool:
         self._reserved_bytes = self._reserved_chunks = 0
         self._line: Line[_Kind, _Waiting] = Line(max_waiting)
         self._reservations = Reservations()
+        self._intake = intake
+        processings = _AS_THEY_CAME if intake is None else intake.processings
         # Weakest first, which is the order claims try them in.
         self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), processings)}
         self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
@@ -165,77 +173,89 @@ class Pool:
 
     # Bytes in
 
-    def reserve(self, block: Block) -> bool:
-        """Set room aside for `block`, destroying what it may displace; False when there is none.
+    def admit(
+        self, block: Block, collector_id: str, key_id: str = "", epoch: int = 0, sequence: int = 0
+    ) -> Stored | None:
+        """Set room aside for `block`, which the key `key_id` vouches for, and copy it; None when there is no room.
 
         It displaces weaker classes first, oldest first, and then, under `drop_oldest`, the oldest of
-        its own class; never a better one, and nothing at all when that would not suffice.
+        its own class; never a better one, and nothing at all when that would not suffice. What comes
+        back waits to be stored, or to be abandoned.
         """
         self.expire()
         n = len(block)
-        bytes_over, chunks_over = self._excess(n)
-        if (bytes_over > 0 or chunks_over > 0) and not self._displace(block, bytes_over, chunks_over):
-            return False
+        displaced = self._displace(block.label.source_class, *self._excess(n))
+        if displaced is None:
+            return None
         self._reserved_bytes += n
         self._reserved_chunks += 1
-        return True
+        overwritten = displaced.pop() if displaced else None
+        for chunk in displaced:
+            chunk.wipe()
+        return Stored(block, _shared_origin(block.label, collector_id, key_id, epoch), sequence, overwritten)
 
-    def _displace(self, block: Block, bytes_over: int, chunks_over: int) -> bool:
-        """Destroy so many bytes and chunks, or more, in favour of `block`; False, and nothing, where it may not."""
-        displaceable = self._displaceable(block.label.source_class)
+    def _displace(self, newcomer: SourceClass, bytes_over: int, chunks_over: int) -> list[Stored] | None:
+        """Take out so many bytes and chunks, or more, in favour of `newcomer`; None, and nothing, where it may not."""
+        displaced: list[Stored] = []
+        if bytes_over <= 0 and chunks_over <= 0:
+            return displaced
+        displaceable = self._displaceable(newcomer)
         level, chunks = _contents(displaceable)
         if bytes_over > level or chunks_over > chunks:
-            return False
+            return None
         for lane in displaceable:
             while lane.level and (bytes_over > 0 or chunks_over > 0):
-                dropped = lane.drop_oldest()
-                self.counters.overflow += dropped
-                bytes_over -= dropped
+                oldest = lane.pop_oldest()
+                displaced.append(oldest)
+                bytes_over -= len(oldest)
                 chunks_over -= 1
+                self.counters.overflow += len(oldest)
+        return displaced
+
+    def store(self, block: Block, collector_id: str, key_id: str = "", epoch: int = 0, sequence: int = 0) -> bool:
+        """Admit `block` and store it at once. False when there is no room."""
+        admitted = self.admit(block, collector_id, key_id, epoch, sequence)
+        if admitted is None:
+            return False
+        self.store_all((admitted,))
         return True
 
-    def release(self, block: Sized) -> None:
-        """Give back the room that `reserve` set aside."""
-        self._reserved_bytes -= len(block)
-        self._reserved_chunks -= 1
-
-    def admit(self, block: Block, collector_id: str, key_id: str = "") -> Stored:
-        """Copy `block`, vouched for by the key `key_id`, into a buffer of its own, which waits to be stored.
-
-        At once, while the bytes are still in a cache of the processor; room was reserved before.
-        """
-        return Stored(block, _shared_origin(block.label, collector_id, key_id))
-
-    def store(self, block: Block, collector_id: str, key_id: str = "") -> None:
-        """Put `block`, vouched for by the key `key_id`, into the room reserved for it, and serve who waits for it."""
-        self.store_all((self.admit(block, collector_id, key_id),))
-
     def store_all(self, admitted: Iterable[Stored]) -> None:
-        """Put each of `admitted` into the room reserved for it; serve whoever waits for them."""
+        """Put each of `admitted` into the room set aside for it; serve whoever waits for them."""
         before = self.counters.stored
         for chunk in admitted:
-            self.release(chunk)
-            label = chunk.origin.label
-            self._lanes[label.source_class, label.processing].insert(chunk)
+            self._release(chunk)
             self.counters.stored += len(chunk)
+            if self._intake is not None:
+                self.counters.set_aside += self._intake.set_aside(chunk)
+                self.counters.conditioned += self._intake.condition(chunk)
+            if len(chunk):
+                label = chunk.origin.label
+                self._lanes[label.source_class, label.processing].insert(chunk)
         self._serve_arrivals(self.counters.stored - before)
 
     def purge(self, key_id: str) -> int:
         """Destroy what the key `key_id` vouched for, since nobody does any more. Returns the bytes."""
         purged = sum(lane.purge(key_id) for lane in self._lanes.values())
+        if self._intake is not None:
+            self._intake.reservoir.purge(key_id)
         self.counters.purged += purged
         return purged
 
     def refuse_purged(self, admitted: Stored) -> None:
-        """Give back the room that was reserved, and count `admitted` as stored and at once purged."""
+        """Abandon `admitted`, and count it as stored and at once purged."""
         self.counters.stored += len(admitted)
         self.counters.purged += len(admitted)
         self.abandon(admitted)
 
     def abandon(self, admitted: Stored) -> None:
-        """Give back the room that was reserved, and destroy `admitted`."""
-        self.release(admitted)
+        """Give back the room that was set aside, and destroy `admitted`."""
+        self._release(admitted)
         admitted.wipe()
+
+    def _release(self, admitted: Stored) -> None:
+        self._reserved_bytes -= len(admitted)
+        self._reserved_chunks -= 1
 
     def refuse_overflow(self, block: Block) -> None:
         """Count `block` as stored and at once displaced by what is better."""
@@ -374,19 +394,20 @@ class Pool:
             if held:
                 share = max(0, min(share, lane.level - held.get(lane, 0)))
             if share == n:
-                return self._take([(lane, n)], from_ns, client)
+                return self._take([(lane, n)], from_ns, spec, client)
             if spec.span_lanes and share:
                 shares.append((lane, share))
                 total += share
                 if total == n:
-                    return self._take(shares, from_ns, client)
+                    return self._take(shares, from_ns, spec, client)
         return None
 
-    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, client: str) -> Claimed:
+    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, spec: ClaimSpec, client: str) -> Claimed:
         used: list[Stored] = []
         parts = []
+        ranges: list[ChunkRange] | None = [] if spec.provenance else None
         for lane, share in shares:
-            chunks, data = lane.take(share, from_ns)
+            chunks, data = lane.take(share, from_ns, ranges)
             used += chunks
             parts.append(data)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -394,7 +415,7 @@ class Pool:
         self.counters.claims += 1
         if self._reservations:
             self._reservations.settle(client)
-        return Claimed(data, _label(used))
+        return Claimed(data, _label(used), tuple(ranges or ()))
 
     def _from_ns(self, spec: ClaimSpec) -> int:
         """Return the earliest capture start that `spec` accepts."""
@@ -428,6 +449,8 @@ class Pool:
         """Overwrite everything that is left, and count it as dropped."""
         for lane in self._lanes.values():
             self.counters.dropped += lane.wipe()
+        if self._intake is not None:
+            self._intake.reservoir.wipe()
 
     # Arithmetic
 
@@ -492,9 +515,9 @@ def _refuse(waiting: _Waiting, error: Exception) -> None:
 
 
 @lru_cache(maxsize=_SHARED_ORIGINS)
-def _shared_origin(label: BlockLabel, collector_id: str, key_id: str) -> Origin:
+def _shared_origin(label: BlockLabel, collector_id: str, key_id: str, epoch: int) -> Origin:
     """Return one object for equal origins, so that a thousand chunks cost one label."""
-    return Origin(label, collector_id, ",".join(label.device_ids), key_id)
+    return Origin(label, collector_id, ",".join(label.device_ids), key_id, epoch)
 
 
 def _label(used: list[Stored]) -> ReplyLabel:

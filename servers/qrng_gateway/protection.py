@@ -10,6 +10,7 @@ they are ended, so that none survives the authority that let it in.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 
 import grpc
 
@@ -54,6 +55,11 @@ class Protection:
     def rest_context(self) -> ssl.SSLContext | None:
         """Return what the REST listener shows, and asks for where it does."""
         return self._clients.ssl_context() if self._clients else None
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what an operator should know of certificates."""
+        for listener in filter(None, (self._clients, self._push)):
+            yield from listener.warnings()
 
     def look(self) -> None:
         """Look whether files have changed; about once a second, on the event loop's thread."""

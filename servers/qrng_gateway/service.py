@@ -16,6 +16,7 @@ from qrng_gateway.access import Access
 from qrng_gateway.calls import Context, Streams, check_readable, served_at_the_desk
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.dispenser import Demand
+from qrng_gateway.lane import ChunkRange
 from qrng_gateway.pool import Claimed
 from qrng_gateway.status import (
     Accounting,
@@ -161,6 +162,17 @@ def _reply(message: type[Reply], sequence_id: int, claimed: Claimed) -> Reply:
         collector_id=label.collector_id,
         capture_start_ns=label.capture_start_ns,
         capture_end_ns=label.capture_end_ns,
+        provenance=[_range_message(one) for one in claimed.ranges] if claimed.ranges else None,
+    )
+
+
+def _range_message(one: ChunkRange) -> entropy_pb2.ChunkRange:
+    return entropy_pb2.ChunkRange(
+        collector_id=one.collector_id,
+        epoch=one.epoch,
+        sequence=one.sequence,
+        offset_bytes=one.offset,
+        size_bytes=one.size,
     )
 
 
@@ -201,6 +213,9 @@ def _status_reply(status: GatewayStatus) -> entropy_pb2.GetStatusResponse:
         served_claims=status.served_claims,
         waiting_claims=status.waiting_claims,
         warnings=status.warnings,
+        inflow_bytes_per_second=status.inflow,
+        outflow_bytes_per_second=status.outflow,
+        forecast_seconds_left=status.seconds_left,
     )
 
 
@@ -219,6 +234,7 @@ def _collector_message(collector: CollectorStatus) -> entropy_pb2.CollectorStatu
         epoch=collector.epoch,
         sequence=collector.sequence,
         silent_seconds=collector.silent_s,
+        clock_skew_seconds=collector.clock_skew_s,
     )
     if collector.heartbeat is not None:
         told = collector.heartbeat
@@ -255,4 +271,6 @@ def _accounting_message(accounting: Accounting) -> entropy_pb2.Accounting:
             entropy_pb2.RefusedBytes(reason=reason, refused_bytes=n) for reason, n in sorted(accounting.refused.items())
         ],
         duplicate_chunks=accounting.duplicates,
+        set_aside_bytes=accounting.set_aside,
+        conditioned_bytes=accounting.conditioned,
     )

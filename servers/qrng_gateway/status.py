@@ -30,6 +30,8 @@ SPOILT_S = 3600.0
 """How long chunks that were refused as corrupt or repeated are worth one."""
 KEY_ENDS_SOON_S = 7 * 86_400.0
 """A signing key in use that ends sooner is worth a warning."""
+SHORT_S = 60.0
+"""A pool that is forecast to be empty sooner is worth a warning."""
 RATE_WINDOW_S = 60
 """Over how long claims per second are averaged."""
 
@@ -55,7 +57,7 @@ class Watermark(Enum):
 class Accounting:
     """Where every byte went since start; `duplicates` are chunks.
 
-    At rest stored = served + pooled + expired + overflow + purged + dropped_at_shutdown.
+    At rest stored = served + pooled + expired + overflow + purged + set_aside + conditioned + dropped_at_shutdown.
     """
 
     stored: int
@@ -64,6 +66,10 @@ class Accounting:
     expired: int
     overflow: int
     purged: int
+    set_aside: int
+    """For tests of quality; nobody claims them."""
+    conditioned: int
+    """Used up by conditioning: what went in less what came out."""
     dropped_at_shutdown: int
     refused: dict[str, int]
     duplicates: int
@@ -92,6 +98,8 @@ class CollectorStatus:
     silent_s: float
     heartbeat: Heartbeat | None
     last_heartbeat_ns: int | None
+    clock_skew_s: float | None = None
+    """How far its clock seems to be behind ours; see `CollectorView`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,11 @@ class GatewayStatus:
     served_claims: int
     waiting_claims: int
     claims_per_s: float
+    inflow: float
+    outflow: float
+    """Bytes a second that were stored and claimed lately."""
+    seconds_left: float | None
+    """When the pool is empty if both go on as they do; None while it does not get emptier."""
     last_arrival_ns: int | None
     freshness_s: float | None
     warnings: tuple[str, ...]
@@ -149,7 +162,7 @@ def _state(ready: bool, warnings: tuple[str, ...]) -> State:
 class Observer:
     """Looks at `pool` and `ingest`. `least_class` is the weakest class anyone is served here.
 
-    `more_warnings` is asked for those of parts that the observer does not know.
+    The gateway is ready while so many bytes can be claimed, or so many a second arrive. `more_warnings` is asked for those of parts that the observer does not know.
     """
 
     def __init__(
@@ -159,6 +172,8 @@ class Observer:
         *,
         pool_id: str,
         least_class: SourceClass,
+        ready_bytes: int = 1,
+        ready_bytes_per_s: float = 0,
         more_warnings: Callable[[], Iterable[str]] = tuple,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -166,6 +181,8 @@ class Observer:
         self._ingest = ingest
         self._pool_id = pool_id
         self._least_class = least_class
+        self._ready_bytes = ready_bytes
+        self._ready_bytes_per_s = ready_bytes_per_s
         self._more_warnings = more_warnings
         self._clock = clock
         self._started_ns = clock.monotonic_ns()
@@ -201,13 +218,17 @@ class Observer:
 
     @property
     def ready(self) -> bool:
-        """Whether a client may expect bytes: some can be claimed, or have arrived in the last seconds."""
+        """Whether a client may expect bytes: enough can be claimed, or they arrive fast enough."""
         if self._draining:
             return False
         self._pool.expire()
         self.tick()
-        claimable = any(lane.source_class.at_least(self._least_class) for lane in self._pool.lanes())
-        return claimable or self._seconds_since(self._arrived_ns) <= ARRIVING_S
+        lanes = [lane for lane in self._pool.lanes() if lane.source_class.at_least(self._least_class)]
+        return sum(lane.level for lane in lanes) >= self._ready_bytes or self._arriving()
+
+    def _arriving(self) -> bool:
+        fast_enough = self._pool.forecast.inflow >= self._ready_bytes_per_s
+        return fast_enough and self._seconds_since(self._arrived_ns) <= ARRIVING_S
 
     def status(self) -> GatewayStatus:
         """Take a snapshot."""
@@ -228,6 +249,9 @@ class Observer:
             served_claims=self._pool.counters.claims,
             waiting_claims=self._pool.waiting,
             claims_per_s=self._claims_per_s(),
+            inflow=self._pool.forecast.inflow,
+            outflow=self._pool.forecast.outflow,
+            seconds_left=self._pool.forecast.seconds_left(self._pool.level),
             last_arrival_ns=self._last_arrival_ns(),
             freshness_s=None if self._arrived_ns is None else self._seconds_since(self._arrived_ns),
             warnings=warnings,
@@ -243,6 +267,8 @@ class Observer:
             expired=counters.expired,
             overflow=counters.overflow,
             purged=counters.purged,
+            set_aside=counters.set_aside,
+            conditioned=counters.conditioned,
             dropped_at_shutdown=counters.dropped,
             refused=dict(self._ingest.refused),
             duplicates=self._ingest.duplicates,
@@ -271,6 +297,7 @@ class Observer:
             self._seconds_since(view.last_heard_monotonic_ns),
             view.heartbeat,
             None if view.heartbeat is None else self._unix_ns(view.heartbeat_monotonic_ns),
+            view.clock_skew_s,
         )
 
     def _refused_as_spoilt(self) -> int:
@@ -318,6 +345,9 @@ class Observer:
             warnings.append("the pool is empty")
         elif watermark(level, capacity) is Watermark.LOW:
             warnings.append("the pool is low: below 10 %")
+        left_s = self._pool.forecast.seconds_left(level)
+        if level and left_s is not None and left_s < SHORT_S:
+            warnings.append(f"the pool will be empty in {left_s:.0f} s at this rate")
         if not collectors:
             warnings.append("no collector has been heard since start")
         silent = [collector for collector in collectors if collector.silent_s > SILENT_S]

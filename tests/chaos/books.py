@@ -9,16 +9,15 @@ from typing import Any
 import grpc.aio
 
 from qrng_client.status import Accounting
-from qrng_grpc.chunk import Chunk, Heartbeat
+from qrng_grpc.chunk import Chunk, Heartbeat, Identity
 from qrng_grpc.testing.relay import RecordedCall
 from qrng_grpc.v1.push_pb2 import PushChunksRequest
 from qrng_grpc.wire import decode_chunk
 from tests.programs import Laboratory
 
+FOREVER_NS = 1 << 63
 ROOMY = 8 << 20
 """A queue that does not overflow while a gateway starts, however slowly; bytes never sent are another test's."""
-MOST_RESENDS = 500
-"""How often a chunk may be sent before we call it "for ever": a fast collector tries again while a gateway starts."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,22 @@ def sent_bytes(calls: list[RecordedCall]) -> int:
     return sum(len(one.block) for one in _sent(calls) if isinstance(one, Chunk))
 
 
-def distinct_bytes(calls: list[RecordedCall]) -> int:
-    """Return the bytes of the chunks in `calls`, each counted once."""
-    return sum({_place(one): len(one.block) for one in _sent(calls) if isinstance(one, Chunk)}.values())
+def distinct_bytes(calls: list[RecordedCall], *, captured_until_ns: int = FOREVER_NS) -> int:
+    """Return the bytes of the chunks in `calls` whose capture began no later, each counted once."""
+    chunks = [one for one in _sent(calls) if isinstance(one, Chunk) and one.block.capture_start_ns <= captured_until_ns]
+    return sum({one.identity: len(one.block) for one in chunks}.values())
 
 
-def check_not_for_ever(calls: list[RecordedCall]) -> None:
-    """Check that no chunk was sent over and over."""
-    assert max(Counter(identities(calls)).values()) <= MOST_RESENDS
+def check_not_sent_again(calls: list[RecordedCall]) -> None:
+    """Check that nothing was sent after its collector had heard that it is disposed of, and no heartbeat twice."""
+    disposed: set[Identity] = set()
+    beats: Counter[Identity] = Counter()
+    for call in calls:
+        sent = _sent([call])
+        assert disposed.isdisjoint(one.identity for one in sent)
+        disposed.update(one.identity for one in sent[: call.disposed or 0])
+        beats.update(one.identity for one in sent if isinstance(one, Heartbeat))
+    assert set(beats.values()) <= {1}
 
 
 def check_gateway_line(line: dict[str, Any]) -> None:

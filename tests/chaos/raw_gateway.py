@@ -31,8 +31,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def headers(stream: int, fields: Iterable[Header], *, end: bool) -> bytes:
     """Return a HEADERS frame with `fields`, none of them compressed or remembered."""
-    block = b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
-    return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block)
+    return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, literals(fields))
+
+
+def literals(fields: Iterable[Header]) -> bytes:
+    """Return a block of `fields`, none of them compressed or remembered."""
+    return b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
 
 
 def message(stream: int, payload: bytes) -> bytes:

@@ -18,7 +18,7 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource, ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.testing.relay import relaying
-from tests.chaos.books import ROOMY, check_collector_line, check_gateway_line, replay
+from tests.chaos.books import ROOMY, check_collector_line, check_gateway_line, check_not_sent_again, replay
 from tests.integration.fronts import until
 from tests.ledger import Ledger
 from tests.programs import CHUNK_BYTES, PUSH_METHOD, Laboratory, disposed_count, free_address
@@ -103,6 +103,24 @@ async def test_a_clock_ahead_of_the_tolerance(tmp_path: Path) -> None:
             ahead.ahead_s = 0
             clock.advance(AHEAD_S)
             await until(lambda: relay.calls[-1].status == "OK")
+    assert collector.counters.in_doubt == collector.counters.dropped_at_shutdown == 0
+    assert gateway.gateway.accounting().stored == collector.counters.captured == source.delivered_bytes
+    assert gateway.gateway.ingest.duplicates == 0
+
+
+async def test_a_chunk_damaged_on_its_way(tmp_path: Path) -> None:
+    """One flipped bit and it is held, UNAUTHENTICATED; sent again it is stored, once, and so is all behind it."""
+    source = LedgerSource()
+    async with (
+        running_gateway(best_class=SourceClass.SIMULATED) as gateway,
+        relaying(free_address(), gateway.push_address) as relay,
+        collecting(collector_config(gateway, relay.address, tmp_path), sources=[source]) as collector,
+    ):
+        relay.damage_after(0)
+        await until(lambda: relay.damaged == 1)
+        await until(lambda: relay.calls[-1].status == "OK")
+    assert relay.statuses == {"OK", "UNAUTHENTICATED"}
+    check_not_sent_again(relay.calls)
     assert collector.counters.in_doubt == collector.counters.dropped_at_shutdown == 0
     assert gateway.gateway.accounting().stored == collector.counters.captured == source.delivered_bytes
     assert gateway.gateway.ingest.duplicates == 0

@@ -15,7 +15,7 @@ from tests.chaos.books import (
     before_start,
     check_collector_line,
     check_gateway_line,
-    check_not_for_ever,
+    check_not_sent_again,
     distinct_bytes,
     identities,
     replay,
@@ -77,7 +77,7 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
     else:
         assert (early.duplicates, early.before_start_bytes) == (0, recorded_bytes)
     assert late.duplicates == len(identities(relay.calls))
-    check_not_for_ever(relay.calls)
+    check_not_sent_again(relay.calls)
     Ledger(1, stream_bytes=STREAM_BYTES).check_once(served)
 
     books = collector.accounting
@@ -113,7 +113,7 @@ async def test_a_collector_killed_mid_push(lab: Laboratory) -> None:
     assert early.stored_bytes == late.stored_bytes == later.stored_bytes == 0
     assert (early.duplicates, late.duplicates) == (len(identities(old_calls)), len(identities(new_calls)))
     assert later.refusals == ["FAILED_PRECONDITION"] * len([call for call in old_calls if call.requests])
-    check_not_for_ever(relay.calls)
+    check_not_sent_again(relay.calls)
 
     # Of the first run nothing is missing but what was in its queue: its bytes are the beginning of its stream.
     of_first = [number for seed, number in places if seed == 1]
@@ -145,7 +145,7 @@ async def test_a_gateway_restarted_politely(lab: Laboratory) -> None:
 
     assert (replayed.stored_bytes, replayed.refusals) == (0, [])
     assert replayed.duplicates == len(identities(relay.calls))
-    check_not_for_ever(relay.calls)
+    check_not_sent_again(relay.calls)
     for gateway in (first, second):
         check_gateway_line(gateway.accounting)
     check_collector_line(collector.accounting)

@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 
 from qrng_grpc.testing.relay import relaying
-from tests.chaos.books import before_start, check_collector_line, check_gateway_line, check_not_for_ever, replay, taken
+from tests.chaos.books import (
+    before_start,
+    check_collector_line,
+    check_gateway_line,
+    check_not_sent_again,
+    replay,
+    taken,
+)
 from tests.ledger import WORD_BYTES, Ledger
 from tests.programs import CHUNK_BYTES, Laboratory, free_address, running
 
@@ -66,7 +73,7 @@ async def test_a_collector_with_a_spool_killed_again_and_again(
 
     assert len(epochs) == 1
     assert (replayed.stored_bytes, replayed.refusals, before_start(books)) == (0, [], 0)
-    check_not_for_ever(relay.calls)
+    check_not_sent_again(relay.calls)
     places = Ledger(*range(KILLS + 1), stream_bytes=STREAM_BYTES).check_once(bytes(served))
     begins = min(number for _, number in places)
     for seed in range(KILLS + 1):

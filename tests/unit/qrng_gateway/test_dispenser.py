@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from qrng_gateway.dispenser import DEADLINE_MARGIN_S, Demand, Dispenser
+from qrng_gateway.lane import ChunkRange
 from qrng_gateway.pool import Claimed, Pool
+from qrng_grpc.client_keys import Client
 from qrng_grpc.errors import (
     DrainingError,
     InvalidRequestError,
     PoolShortError,
-    QrngError,
-    UnsupportedError,
     WeakerSourceError,
 )
 from qrng_grpc.labels import Processing, SourceClass
@@ -19,6 +19,7 @@ from qrng_grpc.testing.clock import ManualClock
 from tests.unit.qrng_gateway.blocks import block, make_pool, put
 
 OS = SourceClass.OPERATING_SYSTEM
+ANYBODY = Client("client-1")
 
 
 class Setting:
@@ -27,21 +28,24 @@ class Setting:
     def __init__(self, least_class: SourceClass = OS, max_wait_s: float = 0) -> None:
         self.clock = ManualClock()
         self.pool = make_pool(self.clock)
-        self.dispenser = Dispenser(self.pool, least_class=least_class, max_wait_s=max_wait_s)
+        self.dispenser = dispenser(self.pool, least_class, max_wait_s, self.clock)
 
-    async def dispense(self, demand: Demand, time_left_s: float | None = None) -> Claimed:
-        return await self.dispenser.dispense(demand, limit=1000, client="client-1", time_left_s=time_left_s)
+    async def dispense(self, demand: Demand, time_left_s: float | None = None, client: Client = ANYBODY) -> Claimed:
+        return await self.dispenser.dispense(demand, client, time_left_s)
+
+
+def dispenser(pool: Pool, least_class: SourceClass, max_wait_s: float, clock: ManualClock) -> Dispenser:
+    return Dispenser(
+        pool, least_class=least_class, max_wait_s=max_wait_s, max_fresh_wait_s=30, clock_tolerance_s=5, clock=clock
+    )
 
 
 @pytest.mark.parametrize("size", [-(2**31), -1, 0, 1001, 2**31 - 1])
-async def test_a_size_out_of_range_is_refused_by_its_name(size: int) -> None:
-    """A size below 1 or above the limit names the field that held it, and takes nothing."""
-    setting = Setting()
-    put(setting.pool, block(4096, setting.clock))
+def test_a_size_out_of_range_is_refused_by_its_name(size: int) -> None:
+    """A size below 1 or above the limit names the field that held it."""
     with pytest.raises(InvalidRequestError) as caught:
-        await setting.dispense(Demand(size, "num_bytes"))
+        Demand(size, "num_bytes").check(1000)
     assert caught.value.field == "num_bytes"
-    assert setting.pool.level == 4096
 
 
 @pytest.mark.parametrize("size", [1, 1000])
@@ -52,19 +56,52 @@ async def test_a_size_at_the_ends_of_its_range_is_served_exactly(size: int) -> N
     assert len((await setting.dispense(Demand(size))).data) == size
 
 
-@pytest.mark.parametrize(
-    ("demand", "error", "field"),
-    [
-        (Demand(1, max_age_ms=-1), InvalidRequestError, "max_age_ms"),
-        (Demand(1, fresh=True), UnsupportedError, "fresh"),
-        (Demand(1, include_provenance=True), UnsupportedError, "include_provenance"),
-    ],
-)
-async def test_what_cannot_be_asked_for_is_named(demand: Demand, error: type[QrngError], field: str) -> None:
-    """A negative age is a mistake; what is not built yet says so instead of being ignored."""
-    with pytest.raises(error) as caught:
-        await Setting().dispense(demand)
-    assert caught.value.field == field
+def test_a_negative_age_is_refused_by_its_name() -> None:
+    """An age below zero is a mistake of the request."""
+    with pytest.raises(InvalidRequestError) as caught:
+        Demand(1, max_age_ms=-1).check(1000)
+    assert caught.value.field == "max_age_ms"
+
+
+async def test_a_clients_record_binds_it() -> None:
+    """The least class of a client's record holds whatever the client asks for."""
+    setting = Setting()
+    put(setting.pool, block(64, setting.clock, source_class=OS))
+    strict = Client("strict", least_class=SourceClass.HARDWARE)
+    with pytest.raises(PoolShortError):
+        await setting.dispense(Demand(16, least_class=OS), client=strict)
+    assert setting.dispenser.least_class_for(strict) is SourceClass.HARDWARE
+    assert setting.dispenser.least_class_for(ANYBODY) is OS
+
+
+async def test_fresh_bytes_were_captured_after_they_were_asked_for() -> None:
+    """A claim for fresh bytes leaves what is there, and what a clock within its tolerance cannot tell from it."""
+    setting = Setting(max_wait_s=0)
+    put(setting.pool, block(64, setting.clock))
+    claim = asyncio.create_task(setting.dispense(Demand(16, fresh=True)))
+    await asyncio.sleep(0)
+    setting.clock.advance(5)
+    put(setting.pool, block(64, setting.clock))
+    await asyncio.sleep(0)
+    assert not claim.done()
+    setting.clock.advance(0.001)
+    fresh = block(64, setting.clock)
+    put(setting.pool, fresh)
+    assert (await claim).data == fresh.data[:16]
+
+
+async def test_where_bytes_came_from_is_told_to_who_asks() -> None:
+    """Ranges name chunk and place, in the order of the bytes; others are told nothing."""
+    setting = Setting()
+    one, two = block(20, setting.clock), block(20, setting.clock)
+    for sequence, chunk in enumerate((one, two), start=1):
+        admitted = setting.pool.admit(chunk, "lab", epoch=7, sequence=sequence)
+        assert admitted is not None
+        setting.pool.store_all((admitted,))
+    assert (await setting.dispense(Demand(5))).ranges == ()
+    claimed = await setting.dispense(Demand(20, include_provenance=True))
+    assert claimed.ranges == (ChunkRange("lab", 7, 1, 5, 15), ChunkRange("lab", 7, 2, 0, 5))
+    assert claimed.data == one.data[5:] + two.data[:5]
 
 
 @pytest.mark.parametrize("stated", [None, SourceClass.SIMULATED, SourceClass.HARDWARE])
@@ -142,6 +179,6 @@ async def test_what_the_pool_refuses_passes_through() -> None:
 async def test_a_class_beyond_the_gateways_best_is_hopeless() -> None:
     """Waiting for a class that no key here may claim is useless, and said at once."""
     pool = Pool(1 << 20, ttl_s=60, overflow="drop_oldest", best_class=OS)
-    dispenser = Dispenser(pool, least_class=OS, max_wait_s=30)
+    hopeless = Demand(1, least_class=SourceClass.QUANTUM)
     with pytest.raises(WeakerSourceError):
-        await dispenser.dispense(Demand(1, least_class=SourceClass.QUANTUM), limit=1, client="c", time_left_s=None)
+        await dispenser(pool, OS, 30, ManualClock()).dispense(hopeless, ANYBODY, None)

@@ -452,7 +452,7 @@ async def test_a_failed_write_stores_nothing_and_counts_nothing(tmp_path):
         (tmp_path / "gone").rename(state)
         assert await push(ingest.open_call(), *chunks) == 2
         assert bench.pool.level == 200
-        assert bench.pool.reserve(block(CAPACITY - 200, bench.clock))
+        assert bench.pool.admit(block(CAPACITY - 200, bench.clock), "lab") is not None
 
 
 async def test_a_cancelled_call_takes_effect_all_the_same(tmp_path):

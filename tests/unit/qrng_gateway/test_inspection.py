@@ -93,3 +93,21 @@ def test_memory_is_bounded_and_a_circle_is_never_forgotten() -> None:
     assert inspection.fault(chunk(noise(64, 2), 200)) is None
     with pytest.raises(ValueError, match="room"):
         Inspection(capacity=0)
+
+
+@pytest.mark.parametrize("start", [0, 1, 431, 472, 511, 512, 8111])
+@pytest.mark.parametrize("size", [8192, 65_536])
+def test_the_glance_overlooks_no_run(start: int, size: int) -> None:
+    """The shortest run that is an alarm is found wherever in the sample it lies, with no other repeats around it."""
+    spacing = size // 16
+    data = bytearray(bytes(range(256)) * (size // 256))
+    for index in range(start, start + 81):
+        data[index // 512 * spacing + index % 512] = 0x55
+    assert looks_corrupt(bytes(data))
+
+
+def test_the_glance_overlooks_no_window() -> None:
+    """A window is an alarm at 432 bytes of one value, though every other byte parts two of them."""
+    data = bytearray(bytes(range(256)) * 256)
+    data[4096 : 4096 + 512] = (b"\x55" * 5 + b"\xaa") * 80 + b"\x55" * 32
+    assert looks_corrupt(bytes(data))

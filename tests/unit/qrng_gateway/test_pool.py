@@ -5,6 +5,7 @@ import tracemalloc
 
 import pytest
 
+from qrng_gateway.lane import Origin, Stored
 from qrng_gateway.pool import ClaimSpec
 from qrng_grpc.chunk import Block, BlockLabel
 from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
@@ -227,7 +228,7 @@ async def test_a_newcomer_never_displaces_better_bytes(clock):
     """A weaker chunk finds no room in a pool full of better ones, and destroys nothing on the way."""
     pool = make_pool(clock)
     put(pool, block(CAPACITY - 8, clock), block(8, clock, source_class=SourceClass.SIMULATED))
-    assert not pool.reserve(block(1024, clock, source_class=SourceClass.HARDWARE))
+    assert not pool.store(block(1024, clock, source_class=SourceClass.HARDWARE), "lab")
     assert pool.level == CAPACITY
 
 
@@ -235,18 +236,30 @@ async def test_back_pressure_destroys_nothing_of_the_same_class(clock):
     """Under backpressure a full pool has no room."""
     pool = make_pool(clock, overflow="backpressure")
     put(pool, block(CAPACITY, clock))
-    assert not pool.reserve(block(1, clock))
+    assert not pool.store(block(1, clock), "lab")
     assert pool.counters.overflow == 0
+
+
+@pytest.mark.parametrize("size", [CAPACITY, CAPACITY - 1])
+async def test_what_is_displaced_is_overwritten(clock, size):
+    """Nothing is left of a displaced chunk, whether its buffer is used again or has another size."""
+    old, new = block(CAPACITY, clock), block(size, clock)
+    displaced = Stored(old, Origin(old.label, "lab", "dev"))
+    buffer = displaced.front(CAPACITY)
+    newcomer = Stored(new, displaced.origin, overwritten=displaced)
+    assert bytes(buffer) == (new.data if size == CAPACITY else bytes(CAPACITY))
+    assert bytes(newcomer.front(size)) == new.data
+    assert not len(displaced)
 
 
 async def test_reserved_room_is_nobody_elses(clock):
     """Room set aside for a chunk on its way counts as taken until it is released."""
     pool = make_pool(clock)
-    first = block(CAPACITY, clock)
-    assert pool.reserve(first)
-    assert not pool.reserve(block(1, clock))
-    pool.release(first)
-    assert pool.reserve(block(1, clock))
+    first = pool.admit(block(CAPACITY, clock), "lab")
+    assert first is not None
+    assert not pool.store(block(1, clock), "lab")
+    pool.abandon(first)
+    assert pool.store(block(1, clock), "lab")
 
 
 async def test_tiny_chunks_cannot_fill_memory_with_bookkeeping(clock):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from qrng_gateway.lane import Origin
+from qrng_gateway.lane import Origin, Stored
 from qrng_gateway.quality.on_demand import QualityTests
 from qrng_gateway.quality.reservoir import Reservoir
 from qrng_grpc.errors import InvalidRequestError, LimitError, PoolShortError, UnsupportedError
@@ -21,7 +21,7 @@ def filled(level: int, capacity: int = 1 << 20) -> Reservoir:
     reservoir = Reservoir(capacity, ttl_s=3600, clock=clock)
     if level:
         one = block(100 * level, clock)
-        assert reservoir.skim(one, Origin(one.label, "lab", "dev")) == level
+        assert reservoir.skim(Stored(one, Origin(one.label, "lab", "dev"))) == level
     return reservoir
 
 

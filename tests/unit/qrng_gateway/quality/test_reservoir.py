@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qrng_gateway.lane import Origin
+from qrng_gateway.lane import Origin, Stored
 from qrng_gateway.quality.reservoir import Reservoir
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S
@@ -36,7 +36,8 @@ def make(clock: ManualClock, capacity: int = 1 << 20) -> Reservoir:
 
 def skim(reservoir: Reservoir, *blocks: Block, key_id: str = "key-1") -> list[int]:
     """Show `blocks` to the reservoir as the pool does."""
-    return [reservoir.skim(one, Origin(one.label, "lab", ",".join(one.label.device_ids), key_id)) for one in blocks]
+    origins = [Origin(one.label, "lab", ",".join(one.label.device_ids), key_id) for one in blocks]
+    return [reservoir.skim(Stored(one, origin)) for one, origin in zip(blocks, origins, strict=True)]
 
 
 def balanced(reservoir: Reservoir) -> bool:

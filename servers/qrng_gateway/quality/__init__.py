@@ -1,0 +1,1 @@
+"""Tests of what the gateway holds, on bytes that nobody will ever claim."""

@@ -1,0 +1,50 @@
+"""Files are replaced as a whole, keep owner and mode, and those that others could exchange are found out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from qrng_grpc.files import refuse_foreign, replace_whole
+
+
+def test_a_file_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
+    """A new file has the mode that was asked for; one that exists keeps its own, and is another file afterwards."""
+    file = tmp_path / "file"
+    replace_whole(file, b"first", new_mode=0o640)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    file.chmod(0o604)
+    before = file.stat().st_ino
+    replace_whole(file, b"second", new_mode=0o600)
+    assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (b"second", 0o604)
+    assert file.stat().st_ino != before
+
+
+def test_what_cannot_be_replaced_stays_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    """A directory in its place ends the writing; the half-made file is gone."""
+    (tmp_path / "file" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        replace_whole(tmp_path / "file", b"content", new_mode=0o600)
+    assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208 - names are all that is asked
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o644, False), (0o400, False), (0o664, True), (0o602, True)])
+def test_what_others_could_write_is_found_out(tmp_path: Path, mode: int, refused: bool) -> None:
+    """Others may read such a file, and not write it."""
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(mode)
+    if refused:
+        with pytest.raises(ValueError, match="can be changed by others"):
+            refuse_foreign(file)
+    else:
+        refuse_foreign(file)
+
+
+def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
+    """A file that is missing is told by the kind of error."""
+    with pytest.raises(ValueError, match="FileNotFoundError"):
+        refuse_foreign(tmp_path / "missing")
