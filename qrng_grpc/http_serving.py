@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import ceil
+from typing import cast
 
 from aiohttp import HttpVersion10, hdrs, web
 
@@ -118,8 +119,7 @@ class _Discreet(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. What the system does not take at once counts as unread."""
         self._impatience = None
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101
-        transport.set_write_buffer_limits(0)
+        cast(asyncio.WriteTransport, transport).set_write_buffer_limits(0)  # uvloop's are one without saying so
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

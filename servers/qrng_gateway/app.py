@@ -162,7 +162,7 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
         board = HealthBoard(lambda: observer.ready)
         bounds = Bounds.of(config)
         health = HealthServicer(board, bounds.watchers)
-        desk = _new_desk(config, pool, limiter, audit, clock)
+        desk = _new_desk(config, access, pool, limiter, audit, clock)
         _keep_reserved(pool, access, config.served_class)
         push_server = _push_server(config, ingest, health, bounds, tls.push_age)
         client_server = _client_server(config, access, desk, observer, health, bounds, tls.client_age)
@@ -290,7 +290,9 @@ def _new_observer(
     )
 
 
-def _new_desk(config: GatewayConfig, pool: Pool, limiter: Limiter, audit: AuditLog, clock: Clock) -> Desk:
+def _new_desk(
+    config: GatewayConfig, access: Access, pool: Pool, limiter: Limiter, audit: AuditLog, clock: Clock
+) -> Desk:
     dispenser = Dispenser(
         pool,
         least_class=config.served_class,
@@ -300,7 +302,16 @@ def _new_desk(config: GatewayConfig, pool: Pool, limiter: Limiter, audit: AuditL
         clock=clock,
     )
     guard = Guard(clock, mistakes="wrong keys")
-    return Desk(dispenser, limiter, guard, CallCounts(), audit, trusted_proxies=config.trusted_proxies, clock=clock)
+    return Desk(
+        access.current,
+        dispenser,
+        limiter,
+        guard,
+        CallCounts(),
+        audit,
+        trusted_proxies=config.trusted_proxies,
+        clock=clock,
+    )
 
 
 @contextmanager

@@ -29,10 +29,14 @@ from qrng_grpc.labels import Processing, SourceClass, weakest_class, weakest_pro
 
 
 class Desk:
-    """Who decides and who keeps count. `guard` limits addresses that bring wrong keys."""
+    """Who decides and who keeps count.
+
+    `current` tells a client as its record is now, or refuses it; `guard` limits addresses that bring wrong keys.
+    """
 
     def __init__(
         self,
+        current: Callable[[Client], Client],
         dispenser: Dispenser,
         limiter: Limiter,
         guard: Guard,
@@ -42,6 +46,7 @@ class Desk:
         trusted_proxies: tuple[Network, ...] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self.current = current
         self.dispenser = dispenser
         self.limiter = limiter
         self.guard = guard
@@ -145,9 +150,13 @@ class Call:
         return claimed
 
     async def dispense_in_time(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
-        """Claim for a stream, as `dispense`, but wait until a rate has room rather than refuse."""
+        """Claim for a stream, as `dispense`, but wait until a rate has room rather than refuse.
+
+        Raises AuthenticationError once the client is not to be served any more.
+        """
         demand.check(limit)
-        desk, client = self._desk, self.client
+        desk = self._desk
+        self.client = client = desk.current(self.client)
         charge = desk.limiter.pace(client, demand.size)
         try:
             if charge.wait_s:
