@@ -225,6 +225,7 @@ class Laboratory:
             "buffer_size": 1 << 20,
             "clock_tolerance": 0,
             "rate_limit": 1_000_000,
+            "quality_reservoir_size": 0,
             "api_keys": self.api_key,
             "state_dir": self.gateway_state,
         }

@@ -10,7 +10,7 @@
 
 Keys and ids are made up for each gateway, its state lies in a temporary directory, and any setting of
 `qrng_gateway.config.GatewayConfig` can be given by name. `clock_tolerance` is 0, so that bytes may be
-pushed from the first moment, and `rate_limit` so high that no test meets it by accident.
+pushed from the first moment, `rate_limit` so high that no test meets it by accident, and nothing is set aside for tests of quality.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ def _config(directory: Path, settings: dict[str, Any]) -> GatewayConfig:
         "rest_listen_address": "127.0.0.1:0",
         "clock_tolerance": 0,
         "rate_limit": 1_000_000,
+        "quality_reservoir_size": 0,
         "ready_bytes": 1,
         "ready_bytes_per_second": 0,
         "api_keys": [secrets.token_urlsafe(24)],

@@ -48,10 +48,7 @@ def store(pool: Pool, size: int) -> bool:
     """Store `size` fresh bytes, as ingest does. False when there is no room for another chunk."""
     now_ns = SYSTEM_CLOCK.now_ns()
     block = Block(os.urandom(size), now_ns, now_ns, LABEL)
-    if not pool.reserve(block):
-        return False
-    pool.store(block, "lab")
-    return True
+    return pool.store(block, "lab")
 
 
 def main() -> None:
