@@ -11,15 +11,15 @@ Nothing here knows gRPC or HTTP, and a call that is served costs a handful of lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 from qrng_gateway.addresses import Network, address_of, caller_address
 from qrng_gateway.audit import AuditLog, Entry
 from qrng_gateway.dispenser import Demand, Dispenser
 from qrng_gateway.guard import Guard
-from qrng_gateway.limits import Limiter
+from qrng_gateway.limits import Charge, Limiter
 from qrng_gateway.metrics import CallCounts
 from qrng_gateway.pool import Claimed
 from qrng_grpc.client_keys import Client
@@ -139,15 +139,7 @@ class Call:
         Raises LimitError when a rate or the quota has no room for it, else as `Dispenser.dispense`.
         """
         demand.check(limit)
-        desk, client = self._desk, self.client
-        charge = desk.limiter.charge(client, demand.size)
-        try:
-            claimed = await desk.dispenser.dispense(demand, client, time_left_s)
-        except BaseException:
-            desk.limiter.refund(client, charge)
-            raise
-        self._remember(claimed)
-        return claimed
+        return await self._claim(demand, self._desk.limiter.charge(self.client, demand.size), time_left_s)
 
     async def dispense_in_time(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
         """Claim for a stream, as `dispense`, but wait until a rate has room rather than refuse.
@@ -155,9 +147,11 @@ class Call:
         Raises AuthenticationError once the client is not to be served any more.
         """
         demand.check(limit)
-        desk = self._desk
-        self.client = client = desk.current(self.client)
-        charge = desk.limiter.pace(client, demand.size)
+        self.client = client = self._desk.current(self.client)
+        return await self._claim(demand, self._desk.limiter.pace(client, demand.size), time_left_s)
+
+    async def _claim(self, demand: Demand, charge: Charge, time_left_s: float | None) -> Claimed:
+        desk, client = self._desk, self.client
         try:
             if charge.wait_s:
                 await asyncio.sleep(charge.wait_s)
