@@ -7,7 +7,7 @@ hold no opinion about entropy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qrng_gateway.pool import Claimed, ClaimSpec, Pool
 from qrng_grpc.client_keys import Client
@@ -19,8 +19,7 @@ DEADLINE_MARGIN_S = 0.05
 """How long before a client's deadline an answer must be on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a client asks for. `size_field` is what its request calls the size; `max_age_ms` 0 means any age."""
 
     size: int
@@ -33,7 +32,7 @@ class Demand:
     include_provenance: bool = False
 
     def check(self, limit: int) -> None:
-        """Refuse what cannot be asked for. Raises InvalidRequestError or UnsupportedError."""
+        """Refuse what cannot be asked for. Raises InvalidRequestError."""
         if not 1 <= self.size <= limit:
             raise InvalidRequestError(f"expected 1 to {limit} bytes", field=self.size_field)
         if self.max_age_ms < 0:

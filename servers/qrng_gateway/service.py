@@ -8,7 +8,6 @@ no lock, no log line.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
-from dataclasses import replace
 from math import inf
 from typing import TypeVar
 
@@ -89,7 +88,7 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
         async with self._streams.held(context, call):
             while left > 0:
                 if left < demand.size:
-                    demand = replace(demand, size=int(left))
+                    demand = demand._replace(size=int(left))
                 claimed = await self._claim(demand, call, context)
                 await context.write(_reply(entropy_pb2.SubscribeEntropyResponse, request.sequence_id, claimed))
                 left -= demand.size
@@ -111,10 +110,11 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
 
     @served_at_the_desk(SERVICE)
     async def GetStatus(
-        self, request: entropy_pb2.GetStatusRequest, _context: Context, _call: Call
+        self, request: entropy_pb2.GetStatusRequest, context: Context, call: Call
     ) -> entropy_pb2.GetStatusResponse:
         """Describe the gateway."""
         check_readable(request)
+        context.set_trailing_metadata(call.allowances())
         return _status_reply(self._observer.status())
 
     async def _claim(self, demand: Demand, call: Call, context: Context) -> Claimed:
