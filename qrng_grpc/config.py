@@ -78,6 +78,16 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
 
+class _FirstLoader(yaml.SafeLoader):
+    """Safe YAML, in which the first of two equal names of a mapping counts."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Read a mapping from its end."""
+        node = super().compose_mapping_node(anchor)
+        node.value.reverse()
+        return node
+
+
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 """What the loader raises, the later ones for values that are not what they are tagged as: a date, a truth."""
 
@@ -239,6 +249,20 @@ def read_yaml(path: Path, mistakes: list[str]) -> dict[str, Any]:
         mistakes.append(f"{path}: expected a mapping of setting names to values")
         return {}
     return content
+
+
+def yaml_readings(path: Path) -> list[dict[Any, Any]]:
+    """Return what the author of a mapping may have meant: with the first of two equal names, and with the last.
+
+    Nothing when the file holds none or cannot be read. For those who look for warnings in a file that is refused.
+    """
+    readings = []
+    for loader in (_FirstLoader, yaml.SafeLoader):
+        try:
+            readings.append(loader(path.read_text(encoding="utf-8")).get_single_data())
+        except (OSError, *_NOT_YAML):
+            return []
+    return [reading for reading in readings if isinstance(reading, dict)]
 
 
 def _unknown_names(model: type[Settings], prefix: str, names: Iterable[str], read: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,9 @@ signs (`secret`, `private_key`), those of a gateway what verifies (`secret`, `pu
 a secret can sign, and whoever can change a file can add a key, so a file that others can read or change is
 refused. Every mistake is reported at once, by record and field, and never with a value.
 
+What a file with a mistake grants counts for nothing. What it takes away may be the very reason why it was
+written, in haste, so that counts wherever it can be made out: `withdrawn_by`.
+
     keys:
       - id: lab-1-a                        # in every chunk it signs
         algorithm: ed25519                 # or hmac-sha256
@@ -20,15 +23,17 @@ refused. Every mistake is reported at once, by record and field, and never with 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qrng_grpc.chunk import checked_id
-from qrng_grpc.config import describe_mistake, read_yaml
+from qrng_grpc.config import describe_mistake, read_yaml, yaml_readings
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.files import refuse_shared
+from qrng_grpc.files import refuse_foreign, refuse_shared
 from qrng_grpc.keys import ALGORITHM_NAMES, KeyRecord
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.moments import Moment
@@ -112,6 +117,46 @@ def read_key_file(path: Path) -> tuple[KeyRecord, ...]:
     if mistakes:
         raise ConfigError(mistakes)
     return tuple(record for record in records if record is not None)
+
+
+def withdrawn_by(path: Path, records: Sequence[KeyRecord]) -> tuple[KeyRecord, ...]:
+    """Return `records` without what a file takes from them that is not usable as a whole; nothing is granted.
+
+    A record is revoked where any of that id says so, whatever else is wrong with it, and narrowed to what the readable
+    ones of that id allow. One that is gone is revoked if all ids can be read. A file that is no list of records, or
+    that others can change, takes nothing.
+    """
+    entries = _legible(path)
+    ids = [entry.get("id") for entry in entries]
+    complete = bool(ids) and all(isinstance(key_id, str) for key_id in ids)
+    return tuple(
+        replace(record, revoked=True)
+        if record.key_id not in ids and complete
+        else _narrowed(record, [entry for entry in entries if entry.get("id") == record.key_id])
+        for record in records
+    )
+
+
+def _legible(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a file, in every reading of it; an empty one for each that is no mapping."""
+    try:
+        refuse_foreign(path)
+    except ValueError:
+        return []
+    lists = [reading.get("keys") for reading in yaml_readings(path)]
+    readable = [listed for listed in lists if isinstance(listed, list) and len(listed) <= MAX_RECORDS]
+    return [entry if isinstance(entry, dict) else {} for listed in readable for entry in listed]
+
+
+def _narrowed(record: KeyRecord, entries: list[dict[str, Any]]) -> KeyRecord:
+    """Return `record` with no right that an entry of its id takes from it."""
+    if any(entry.get("revoked", False) is not False for entry in entries):
+        return replace(record, revoked=True)
+    for entry in entries:
+        readable = _read_entry(entry, "", [])
+        if readable is not None:
+            record = record.narrowed_to(readable)
+    return record
 
 
 def _read_entry(entry: Any, where: str, mistakes: list[str]) -> KeyRecord | None:

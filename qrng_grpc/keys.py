@@ -10,14 +10,15 @@ collector holds the private key and the gateway the public one, with which nothi
 signed input is described in protos/qrng_grpc/v1/chunk.proto.
 
 Records come and go while chunks arrive, so a ring can be given others at any time. What was signed with
-a key that was withdrawn is no longer vouched for: `upholds` tells.
+a key that was withdrawn is no longer vouched for: `upholds` tells. Clocks differ, and a key changes hands at
+a moment of the signer's clock: who verifies allows for that at both ends of a key's validity.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from cryptography.exceptions import InvalidSignature
@@ -113,19 +114,22 @@ class KeyRecord:
         """Whether the record holds what signing takes: the secret or private key."""
         return bool(self.secret)
 
-    def state_at(self, now_ns: int) -> KeyState:
-        """Say how the key stands at `now_ns`: it is valid from `not_before_ns` up to, not including, `not_after_ns`."""
+    def state_at(self, now_ns: int, tolerance_ns: int = 0) -> KeyState:
+        """Say how the key stands at `now_ns`: it is valid from `not_before_ns` up to, not including, `not_after_ns`.
+
+        It is valid so much longer at both ends as the signer's clock may differ, `tolerance_ns`.
+        """
         if self.revoked:
             return KeyState.REVOKED
-        if self.not_after_ns is not None and now_ns >= self.not_after_ns:
+        if self.not_after_ns is not None and now_ns - tolerance_ns >= self.not_after_ns:
             return KeyState.EXPIRED
-        if self.not_before_ns is not None and now_ns < self.not_before_ns:
+        if self.not_before_ns is not None and now_ns + tolerance_ns < self.not_before_ns:
             return KeyState.NOT_YET_VALID
         return KeyState.VALID
 
-    def valid_at(self, now_ns: int) -> bool:
-        """Say whether the key may be used at `now_ns`."""
-        return self.state_at(now_ns) is KeyState.VALID
+    def valid_at(self, now_ns: int, tolerance_ns: int = 0) -> bool:
+        """Say whether the key may be used at `now_ns`, by a clock that differs by `tolerance_ns` at most."""
+        return self.state_at(now_ns, tolerance_ns) is KeyState.VALID
 
     def sign(self, chunk: bytes) -> bytes:
         """Return the signature of a serialised chunk: 32 bytes, with Ed25519 64.
@@ -170,11 +174,32 @@ class KeyRecord:
         """
         return self is earlier or (
             not self.revoked
-            and self.algorithm is earlier.algorithm
-            and hmac.compare_digest(self._verifies_with, earlier._verifies_with)
-            and self.collector_id == earlier.collector_id
+            and self._is_key_of(earlier)
             and self.pool_ids >= earlier.pool_ids
             and self.best_class.at_least(earlier.best_class)
+        )
+
+    def narrowed_to(self, other: KeyRecord) -> KeyRecord:
+        """Return this record with no right that `other`, of the same id, has not: revoked where they share none."""
+        starts = [ns for ns in (self.not_before_ns, other.not_before_ns) if ns is not None]
+        ends = [ns for ns in (self.not_after_ns, other.not_after_ns) if ns is not None]
+        never = bool(starts and ends) and max(starts) >= min(ends)
+        if other.revoked or never or not self._is_key_of(other):
+            return replace(self, revoked=True)
+        return replace(
+            self,
+            pool_ids=self.pool_ids & other.pool_ids,
+            best_class=self.best_class if other.best_class.at_least(self.best_class) else other.best_class,
+            not_before_ns=max(starts, default=None),
+            not_after_ns=min(ends, default=None),
+        )
+
+    def _is_key_of(self, other: KeyRecord) -> bool:
+        """Say whether both are the same key of the same collector."""
+        return (
+            self.algorithm is other.algorithm
+            and hmac.compare_digest(self._verifies_with, other._verifies_with)
+            and self.collector_id == other.collector_id
         )
 
     @property
@@ -237,13 +262,13 @@ class KeyRing:
         """Say whether there is a record of that id, whatever its state."""
         return key_id in self._records
 
-    def verified_by(self, key_id: str, chunk: bytes, signature: bytes, now_ns: int) -> KeyRecord:
-        """Return the record whose signature `chunk` carries.
+    def verified_by(self, key_id: str, chunk: bytes, signature: bytes, now_ns: int, tolerance_ns: int = 0) -> KeyRecord:
+        """Return the record whose signature `chunk` carries, of a signer whose clock differs by `tolerance_ns` at most.
 
         Raises UnverifiedChunkError, with one text for every cause.
         """
         record = self._records.get(key_id)
-        if record is None or not record.valid_at(now_ns) or not record.verifies(chunk, signature):
+        if record is None or not record.valid_at(now_ns, tolerance_ns) or not record.verifies(chunk, signature):
             raise UnverifiedChunkError("the chunk is not signed by a key that is valid here")
         return record
 

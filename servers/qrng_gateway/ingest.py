@@ -189,7 +189,7 @@ class Ingest:
         if known:
             self._guard.check(peer)
         try:
-            record = self.keys.verified_by(key_id, serialised, signature, self.clock.now_ns())
+            record = self.keys.verified_by(key_id, serialised, signature, self.clock.now_ns(), self.tolerance_ns)
         except UnverifiedChunkError:
             if known:
                 self._guard.blame(peer)

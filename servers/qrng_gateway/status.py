@@ -162,7 +162,8 @@ def _state(ready: bool, warnings: tuple[str, ...]) -> State:
 class Observer:
     """Looks at `pool` and `ingest`. `least_class` is the weakest class anyone is served here.
 
-    The gateway is ready while so many bytes can be claimed, or so many a second arrive. `more_warnings` is asked for those of parts that the observer does not know.
+    The gateway is ready while so many bytes can be claimed, or so many a second arrive. `more_warnings` is asked for
+    those of parts that the observer does not know.
     """
 
     def __init__(

@@ -143,10 +143,10 @@ async def test_a_changed_file_is_taken_without_being_told(files: tuple[Path, Pat
 
 
 async def test_an_unusable_file_leaves_the_keys_in_force(files: tuple[Path, Path]) -> None:
-    """Half a record, another best class, a file others may read: the old keys stay, and status says so until mended."""
+    """Half a record, a better class: the old keys stay, and status says so until mended."""
     at_gateway, _ = files
     async with gateway_with(at_gateway) as gateway:
-        for change in ({"secret": "short"}, {"best_class": "quantum"}, {"pool_ids": ["other"]}):
+        for change in ({"secret": "short"}, {"best_class": "quantum"}):
             put(at_gateway, hmac_record("old", **change))
             with capture_logs() as logs:
                 gateway.gateway.reload()
@@ -176,6 +176,54 @@ async def test_a_revoked_key_is_withdrawn_at_once(files: tuple[Path, Path]) -> N
         (key,) = gateway.gateway.observer.status().keys
         assert key.state.value == "revoked"
         assert "collector lab has no signing key that is valid" in gateway.gateway.observer.status().warnings
+
+
+@pytest.mark.parametrize(("after", "status"), [
+    ([{"key_id": "old", "revoked": True}, {"key_id": "new", "best_class": "simulated"}], "UNAUTHENTICATED"),
+    ([{"key_id": "old", "revoked": True}, {"key_id": "new", "secret": "short"}], "UNAUTHENTICATED"),
+    ([{"key_id": "old", "revoked": True, "reason": "leaked"}], "UNAUTHENTICATED"),
+    ([{"key_id": "new", "best_class": "simulated"}], "UNAUTHENTICATED"),
+    ([{"key_id": "old", "best_class": "simulated"}], "PERMISSION_DENIED"),
+    ([{"key_id": "old", "pool_ids": ["other"]}], "PERMISSION_DENIED"),
+], ids=["new one weaker", "new one wrong", "unknown field", "gone", "a class less", "a pool less"])  # fmt: skip
+async def test_a_key_is_withdrawn_by_a_file_that_is_not_usable(
+    files: tuple[Path, Path], after: list[Record], status: str
+) -> None:
+    """What a file takes away counts though the rest cannot be put in force; what it grants waits until it is mended."""
+    at_gateway, _ = files
+    before = hmac_record("old", best_class="quantum")
+    put(at_gateway, before)
+    async with gateway_with(at_gateway) as gateway:
+        await gateway.push(os.urandom(5000))
+        now_ns = gateway.clock.now_ns()
+        block = Block(b"x", now_ns, now_ns, BlockLabel(("test-device",), SourceClass.QUANTUM))
+        signed = gateway.signed(Chunk.bind(block, Identity("lab", "pool-1", gateway.epoch, 99)))
+        put(at_gateway, *[hmac_record(**{"best_class": "quantum"} | one) for one in after])
+        for _ in range(2):
+            with capture_logs() as logs:
+                gateway.gateway.reload()
+            assert (gateway.gateway.accounting().pooled, gateway.gateway.accounting().purged) == (0, 5000)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await gateway.push_signed([signed])
+            assert caught.value.code().name == status
+        assert [log["event"] for log in logs] == ["signing_keys_not_reloaded"]
+        assert any("signing keys cannot be used" in text for text in gateway.gateway.observer.status().warnings)
+        put(at_gateway, before)
+        gateway.gateway.reload()
+        assert await gateway.push_signed([signed]) == 1
+
+
+async def test_what_is_withdrawn_is_logged(files: tuple[Path, Path]) -> None:
+    """By id, with the bytes it cost, beside every mistake; and without being told to look."""
+    at_gateway, _ = files
+    async with gateway_with(at_gateway) as gateway:
+        await gateway.push(os.urandom(100))
+        with capture_logs() as logs:
+            put(at_gateway, hmac_record("old", revoked=True), hmac_record("new", secret="short"))
+            await until(lambda: gateway.gateway.accounting().purged == 100)
+    events = [log for log in logs if log["event"].startswith("signing_keys")]
+    assert [log["event"] for log in events] == ["signing_keys_not_reloaded", "signing_keys_withdrawn"]
+    assert (events[1]["key_ids"], events[1]["purged_bytes"]) == (["old"], 100)
 
 
 async def test_several_classes_need_a_least_class(files: tuple[Path, Path]) -> None:

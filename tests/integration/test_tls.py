@@ -499,6 +499,17 @@ async def test_a_chunk_that_may_have_arrived_keeps_its_identity(site: Site, tmp_
     assert service.shown[1].strip() == (site.directory / "client.pem").read_bytes().strip()
 
 
+@pytest.mark.parametrize("listener", ["clients", "push"])
+async def test_connections_end_at_their_age(site: Site, listener: str) -> None:
+    """So that whoever was let in shows a certificate again, and learns of the server's: at both listeners."""
+    settings = {**site.client_settings, **site.push_settings, "max_connection_age": 1}
+    async with running_gateway(**settings) as gateway, asyncio.timeout(30):
+        address = gateway.client_address if listener == "clients" else gateway.push_address
+        async with grpc.aio.secure_channel(address, site.credentials(), options=OWN_CONNECTION) as channel:
+            await channel.channel_ready()
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+
+
 async def test_a_stream_does_not_outlive_its_connection(site: Site) -> None:
     """Where connections have an age with a grace, a stream that never ends is ended; without grace it goes on."""
     ended = asyncio.Event()

@@ -31,8 +31,13 @@ def test_a_damaged_epoch_refuses_to_start(tmp_path: Path) -> None:
 
 
 def test_an_epoch_that_cannot_be_kept_is_not_used(tmp_path: Path) -> None:
-    """Without durability two runs could share an epoch."""
-    (tmp_path / "epoch~").mkdir()
+    """Without durability two runs could share an epoch. /dev/null takes what is written and refuses to synchronise."""
+    newborn = tmp_path / "epoch~"
+    newborn.mkdir()
+    with pytest.raises(StateError, match="cannot be written"):
+        next_epoch(tmp_path, 1_700)
+    newborn.rmdir()
+    newborn.symlink_to("/dev/null")
     with pytest.raises(StateError, match="cannot be written"):
         next_epoch(tmp_path, 1_700)
 

@@ -5,14 +5,16 @@ import os
 import resource
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
 from qrng_collector.epoch import next_epoch
-from qrng_collector.spool import MIN_SPOOL_BYTES, Kept, open_spool, read_spool_key
+from qrng_collector.segment import SpoolKey, read_segment
+from qrng_collector.spool import MIN_SPOOL_BYTES, Kept, Spool, open_spool, read_spool_key
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.errors import StateError, StateHeldError
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
@@ -216,6 +218,109 @@ def test_a_segment_cut_in_the_middle_of_the_log_is_refused(disk: Disk) -> None:
         pass
 
 
+def record_ends(disk: Disk, path: Path) -> list[int]:
+    """Where each record of a segment ends in the file."""
+    segment = read_segment(path, SpoolKey(read_spool_key(disk.key_file)))
+    sizes = [record.size for record in segment.records]
+    return list(accumulate(sizes, initial=segment.size - sum(sizes)))[1:]
+
+
+def assigned_in_a_closed_segment(disk: Disk) -> Path:
+    """Write a segment with three blocks, two of which may have been sent, and a segment behind it."""
+    with disk.opened() as spool:
+        for number in (1, 2, 3):
+            spool.keep(number, block(number), 0)
+        spool.assign(POOL, {1: 1, 2: 2})
+    with disk.opened():
+        pass
+    return disk.segments[0]
+
+
+def test_a_closed_segment_cut_between_two_records_is_refused(disk: Disk, tmp_path: Path) -> None:
+    """Or what was assigned and sent would come back as never sent, and go out under another identity."""
+    first = assigned_in_a_closed_segment(disk)
+    *ends, whole = record_ends(disk, first)
+    assert whole == first.stat().st_size
+    for end in ends:
+        cut = disk.copy(tmp_path / f"at-{end}")
+        os.truncate(cut.segments[0], end)
+        with pytest.raises(StateError, match="does not follow the segment before it"), cut.opened():
+            pass
+    assert [identity for *_, identity in contents(disk)] == [1, 2, 0]
+
+
+def test_a_segment_missing_in_the_middle_is_refused(disk: Disk) -> None:
+    """An assignment may have been in it."""
+    with disk.opened() as spool:
+        spool.keep(1, block(1), 0)
+    with disk.opened() as spool:
+        spool.assign(POOL, {1: 1})
+    with disk.opened():
+        pass
+    disk.segments[1].unlink()
+    with pytest.raises(StateError, match="does not follow the segment before it"), disk.opened():
+        pass
+
+
+def test_a_segment_missing_at_the_beginning_is_refused(disk: Disk) -> None:
+    """Only the spool deletes segments, and it says so in those that stay."""
+    assigned_in_a_closed_segment(disk).unlink()
+    with pytest.raises(StateError, match="lacks segments from 1 on"), disk.opened():
+        pass
+
+
+def test_a_segment_of_another_past_is_refused(disk: Disk, tmp_path: Path) -> None:
+    """Though it is of this spool, whole, and of the right number."""
+    with disk.opened() as spool:
+        spool.keep(1, block(1), 0)
+    twin = disk.copy(tmp_path / "twin")
+    for one in (disk, twin):
+        for _ in range(2):
+            with one.opened() as spool:
+                spool.keep(2, block(2), 0)
+    shutil.copy(twin.segments[1], disk.segments[1])
+    with pytest.raises(StateError, match="does not follow the segment before it"), disk.opened():
+        pass
+
+
+def test_a_segment_that_the_next_has_outlived_is_no_gap(disk: Disk, tmp_path: Path) -> None:
+    """A crash between the word that a segment goes and its going: it may be there or not."""
+    with disk.opened() as spool:
+        spool.keep(1, block(1), 0)
+        spool.forget(1)
+    before = disk.copy(tmp_path / "before")
+    with disk.opened() as spool:
+        spool.keep(2, block(2), 0)
+    left = contents(disk)
+    assert before.segments[0].name not in [path.name for path in disk.segments]
+    assert [number for number, *_ in left] == [2]
+    again = disk.copy(tmp_path / "again")
+    shutil.copy(before.segments[0], again.spool)
+    assert contents(again) == left
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed"])
+def test_the_newest_segment_cut_short_is_refused(disk: Disk, tmp_path: Path, *, ended: bool) -> None:
+    """The state directory knows how much of it was durable at the last assignment; nothing below that is a crash."""
+    with disk.opened() as spool:
+        spool.keep(1, block(1), 0)
+        spool.keep(2, block(2), 0)
+        before = disk.segments[-1].stat().st_size
+        spool.assign(POOL, {1: 1, 2: 2})
+        spool.take_sequence(POOL, 3)
+        durable = disk.segments[-1].stat().st_size
+        spool.keep(3, block(3), 0)
+        killed = disk.copy(tmp_path / "killed")
+    crashed = disk if ended else killed
+    for size in (before, durable - 1):
+        cut = crashed.copy(tmp_path / f"at-{size}", cut_to=size)
+        with pytest.raises(StateError, match="older than the state directory says"), cut.opened():
+            pass
+        assert cut.segments[-1].stat().st_size == size
+    if not ended:
+        assert [identity for *_, identity in contents(crashed.copy(tmp_path / "torn", cut_to=durable))] == [1, 2]
+
+
 def test_another_key_is_refused(disk: Disk) -> None:
     """The error says that it is the key; nothing is changed; with the right key all is there."""
     with disk.opened() as spool:
@@ -390,6 +495,22 @@ def test_a_disk_that_refuses_ends_the_spool(disk: Disk) -> None:
         with pytest.raises(StateError, match="is closed"):
             spool.keep(2, block(2), 0)
     assert contents(disk) == [(1, block(1).data, None, 0)]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda spool: spool.assign(POOL, {1: 1}), lambda spool: spool.take_sequence(POOL, 1), lambda spool: None],
+    ids=["assign", "take_sequence", "close"],
+)
+def test_a_disk_that_does_not_synchronise_ends_the_spool(disk: Disk, step: Callable[[Spool], None]) -> None:
+    """/dev/null takes what is written and keeps none of it, as a disk may: then nothing counts as assigned."""
+    with pytest.raises(StateError, match=r"cannot be written \(EINVAL\)"), disk.opened() as spool:
+        spool.keep(1, block(1), 0)
+        with Path(os.devnull).open("wb") as no_disk:
+            os.dup2(no_disk.fileno(), spool._current._file)
+        step(spool)
+    assert not spool.sequences
+    assert told(next(iter(spool._log.blocks.values()))) == (1, block(1).data, None, 0)
 
 
 @pytest.mark.parametrize(

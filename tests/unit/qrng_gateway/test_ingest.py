@@ -435,6 +435,22 @@ async def test_an_older_call_stops_once_a_newer_one_brought_news(tmp_path):
             await offer(older, bench.chunk(4))
 
 
+async def test_a_mark_that_is_written_but_not_durable_stores_nothing(tmp_path):
+    """/dev/null takes every write and refuses to synchronise, as a disk may: nothing is stored until one keeps it."""
+    bench = Bench(tmp_path)
+    async with bench.gateway() as ingest:
+        assert await push(ingest.open_call(), bench.chunk(1)) == 1
+        mark = tmp_path / "lab@pool.mark"
+        mark.rename(tmp_path / "kept")
+        mark.symlink_to("/dev/null")
+        with pytest.raises(MarkNotWrittenError):
+            await push(ingest.open_call(), bench.chunk(2))
+        assert bench.pool.counters.stored == 100
+        (tmp_path / "kept").replace(mark)
+        assert await push(ingest.open_call(), bench.chunk(2)) == 1
+        assert bench.pool.counters.stored == 200
+
+
 async def test_a_failed_write_stores_nothing_and_counts_nothing(tmp_path):
     """If the mark cannot be written the call fails, the mark returns, and sending again succeeds."""
     state = tmp_path / "state"

@@ -82,9 +82,9 @@ async def test_bytes_that_move_to_a_smaller_buffer_leave_nothing_behind(clock):
     assert balanced(pool)
 
 
-@pytest.mark.parametrize("end", ["expire", "overflow", "wipe"])
+@pytest.mark.parametrize("end", ["expire", "overflow", "purge", "wipe"])
 async def test_destroyed_bytes_are_overwritten(clock, end):
-    """Bytes that expire, overflow or outlive the gateway are overwritten too."""
+    """Bytes that expire, overflow, lose the key that vouched for them or outlive the gateway are overwritten too."""
     pool = make_pool(clock)
     put(pool, block(64, clock))
     (stored,) = pool._lanes[SourceClass.QUANTUM, Processing.NONE]
@@ -94,6 +94,8 @@ async def test_destroyed_bytes_are_overwritten(clock, end):
         pool.expire()
     elif end == "overflow":
         put(pool, block(CAPACITY, clock))
+    elif end == "purge":
+        assert pool.purge(stored.origin.key_id) == 64
     else:
         pool.wipe()
     assert bytes(buffer) == bytes(64)

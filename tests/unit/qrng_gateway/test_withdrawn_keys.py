@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.errors import PoolShortError, StateError, UnverifiedChunkError
 from qrng_grpc.keys import KeyRecord
 from qrng_grpc.labels import SourceClass
 
 from .blocks import ANY, balanced
-from .test_ingest import KEY, Bench, offer, push
+from .test_ingest import KEY, TOLERANCE_S, Bench, offer, push
 
 OTHER = KeyRecord("key-2", b"o" * 32, "lab", frozenset({"pool", "other-pool"}), SourceClass.HARDWARE)
 REVOKED = replace(KEY, revoked=True)
@@ -57,9 +58,29 @@ async def test_a_key_that_ends_leaves_its_bytes(tmp_path: Path) -> None:
     async with bench.gateway() as ingest:
         await push(ingest.open_call(), bench.chunk(1))
         assert ingest.replace_keys([replace(KEY, not_after_ns=bench.clock.now_ns())]) == 0
+        bench.clock.advance(TOLERANCE_S)
         with pytest.raises(UnverifiedChunkError):
             await offer(ingest.open_call(), bench.chunk(2))
         assert bench.pool.level == 100
+
+
+async def test_a_key_changes_hands_by_the_collectors_clock(tmp_path: Path) -> None:
+    """The new key is taken before it begins by ours, the old one after it ended, as far as clocks may differ."""
+    bench = Bench(tmp_path)
+    async with bench.gateway() as ingest:
+        moment_ns = bench.clock.now_ns() + 2 * int(TOLERANCE_S * NS_PER_S)
+        old, new = replace(KEY, not_after_ns=moment_ns), replace(OTHER, not_before_ns=moment_ns)
+        ingest.replace_keys([old, new])
+        bench.clock.advance(TOLERANCE_S - 1)
+        with pytest.raises(UnverifiedChunkError):
+            await offer(ingest.open_call(), bench.chunk(1), key=new)
+        bench.clock.advance(1)
+        assert await push(ingest.open_call(), bench.chunk(1), key=new) == 1
+        bench.clock.advance(2 * TOLERANCE_S - 1)
+        assert await push(ingest.open_call(), bench.chunk(2), key=old) == 1
+        bench.clock.advance(1)
+        with pytest.raises(UnverifiedChunkError):
+            await offer(ingest.open_call(), bench.chunk(3), key=old)
 
 
 async def test_a_collector_that_comes_later_has_a_mark_of_its_own(tmp_path: Path) -> None:

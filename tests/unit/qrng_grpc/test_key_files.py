@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.key_files import read_key_file
+from qrng_grpc.key_files import read_key_file, withdrawn_by
 from qrng_grpc.keys import Algorithm
 from qrng_grpc.labels import SourceClass
 
@@ -129,6 +129,90 @@ def test_a_file_others_can_read_or_change_is_refused(file: Path, mode: int) -> N
     file.chmod(mode)
     with pytest.raises(ConfigError, match="chmod 600"):
         read_key_file(file)
+
+
+@pytest.fixture
+def leaked(file: Path) -> Path:
+    """A file whose records are in force, and whose first key is found to have leaked."""
+    file.write_text(json.dumps({"keys": [HMAC, ED25519 | {"revoked": False}]}))
+    return file
+
+
+def left_by(file: Path, *entries: Any, **names: Any) -> list[tuple[str, bool]]:
+    """The keys in force and whether each is revoked, when the file holds other `entries`."""
+    records = read_key_file(file)
+    file.write_text(json.dumps({"keys": entries} | names))
+    return [(record.key_id, record.revoked) for record in withdrawn_by(file, records)]
+
+
+@pytest.mark.parametrize("other", [
+    {**ED25519, "revoked": False, "public_key": "00"},
+    {**ED25519, "revoked": False, "best_clas": "quantum"},
+    HMAC,
+    {**HMAC, "secret": "short"},
+    {},
+    "not a record",
+    None,
+], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("changes", [{}, {"secret": "short"}, {"reason": "leaked"}, {"revoked": "yes"}], ids=repr)
+def test_a_revoked_key_is_revoked_whatever_else_is_wrong(leaked: Path, other: Any, changes: dict[str, Any]) -> None:
+    """In its own record or another: who revokes in haste may err."""
+    left = left_by(leaked, HMAC | {"revoked": True} | changes, other, unknown=1)
+    assert dict(left)["key-h"]
+
+
+@pytest.mark.parametrize("words", [("false", "true"), ("true", "false"), ("true", "true")])
+def test_a_key_is_revoked_by_either_of_two_words(leaked: Path, words: tuple[str, str]) -> None:
+    """Who adds a line in haste may not see that there is one already, and which of them counts is not for us to say."""
+    records = read_key_file(leaked)
+    lines = [f"{name}: {json.dumps(value)}" for name, value in HMAC.items()]
+    lines += [f"revoked: {word}" for word in words]
+    leaked.write_text("keys:\n  - " + "\n    ".join(lines) + f"\n  - {json.dumps(ED25519 | {'revoked': False})}\n")
+    with pytest.raises(ConfigError, match="twice"):
+        read_key_file(leaked)
+    assert [record.revoked for record in withdrawn_by(leaked, records)] == [True, False]
+
+
+def test_rights_are_lost_and_none_gained_by_a_file_at_fault(leaked: Path) -> None:
+    """A readable record narrows the one in force; what is new counts for nothing."""
+    records = read_key_file(leaked)
+    narrower = HMAC | {"pool_ids": ["p2", "p3"], "best_class": "hardware", "not_after": "2030-01-01T00:00:00Z"}
+    wider = ED25519 | {"revoked": False, "best_class": "quantum", "not_after": None, "not_before": None}
+    leaked.write_text(json.dumps({"keys": [narrower, wider, HMAC | {"id": "new"}, {"id": "wrong"}]}))
+    first, second = withdrawn_by(leaked, records)
+    assert (first.pool_ids, first.best_class, first.not_after_ns) == ({"p2"}, SourceClass.HARDWARE, 1893456000 * 10**9)
+    assert second == records[1]
+
+
+def test_a_record_that_is_gone_is_withdrawn_if_all_ids_can_be_read(leaked: Path) -> None:
+    """Where one cannot, it may be the record that is missed."""
+    gone = HMAC | {"secret": "short", "id": "new"}
+    assert left_by(leaked, gone, ED25519) == [("key-h", True), ("key-e", True)]
+
+
+@pytest.mark.parametrize("entries", [[], [{"id": 7}, {}], ["key-h"], [ED25519 | {"id": []}]], ids=repr)
+def test_nothing_is_withdrawn_by_what_cannot_be_read(leaked: Path, entries: list[Any]) -> None:
+    """A list that is empty or has no ids does not withdraw every key."""
+    assert left_by(leaked, *entries) == [("key-h", False), ("key-e", False)]
+
+
+@pytest.mark.parametrize("text", ["", "keys: {}", "keys: [{", "- id: key-h\n  revoked: true", "\x00"])
+def test_nothing_is_withdrawn_by_what_is_no_file_of_keys(leaked: Path, text: str) -> None:
+    """Half a file, or another one."""
+    records = read_key_file(leaked)
+    leaked.write_text(text)
+    assert withdrawn_by(leaked, records) == records
+
+
+def test_who_could_change_the_file_can_withdraw_nothing(leaked: Path) -> None:
+    """A file that others can write to may be theirs; one that they can only read takes away what it says."""
+    records = read_key_file(leaked)
+    leaked.write_text(json.dumps({"keys": [HMAC | {"revoked": True}, ED25519]}))
+    for mode, revoked in ((0o666, False), (0o620, False), (0o644, True)):
+        leaked.chmod(mode)
+        assert withdrawn_by(leaked, records)[0].revoked is revoked
+    leaked.unlink()
+    assert withdrawn_by(leaked, records) == records
 
 
 def test_a_file_that_is_not_there(file: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qrng_grpc import keys
 from qrng_grpc.chunk import Identity
 from qrng_grpc.errors import ForeignChunkError, UnverifiedChunkError
-from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, Algorithm, KeyRecord, KeyRing
+from qrng_grpc.keys import MIN_HMAC_KEY_BYTES, Algorithm, KeyRecord, KeyRing, KeyState
 from qrng_grpc.labels import BEST_FIRST, SourceClass
 from tests.contract import ed25519
 
@@ -70,6 +70,26 @@ def test_validity_in_time() -> None:
     assert [key.valid_at(now) for now in (9, 10, 19, 20)] == [False, True, True, False]
     assert KEY.valid_at(0)
     assert not dataclasses.replace(KEY, revoked=True).valid_at(0)
+
+
+@pytest.mark.parametrize("skew", [-3, 0, 3])
+def test_a_key_changes_hands_between_clocks_that_differ(skew: int) -> None:
+    """The old key ends when the new one begins, by the signer's clock, and the verifier's differs as far as allowed."""
+    keys = [dataclasses.replace(KEY, key_id="old", not_after_ns=100)]
+    keys.append(dataclasses.replace(KEY, key_id="new", not_before_ns=100))
+    ring = KeyRing(keys)
+    for now in range(90, 111):
+        (key,) = (key for key in keys if key.valid_at(now + skew))
+        assert ring.verified_by(key.key_id, b"chunk", key.sign(b"chunk"), now, abs(skew)) is key
+
+
+def test_no_key_lives_longer_than_clocks_may_differ() -> None:
+    """Beyond the tolerance it is not valid yet, or has expired; and none helps a revoked key."""
+    key = dataclasses.replace(KEY, not_before_ns=10, not_after_ns=20)
+    assert [key.valid_at(now, 3) for now in (6, 7, 22, 23)] == [False, True, True, False]
+    assert key.state_at(6, 3) is KeyState.NOT_YET_VALID
+    assert key.state_at(23, 3) is KeyState.EXPIRED
+    assert not dataclasses.replace(key, revoked=True).valid_at(15, 3)
 
 
 def test_rights() -> None:
@@ -220,6 +240,28 @@ def test_a_ring_takes_other_records_and_tells_what_was_withdrawn() -> None:
     assert withdrawn == {"gone", "revoked", "other-secret", "weaker", "pool-less", "given-away"}
     assert all(ring.upholds(record) == (name not in withdrawn) for name, record in before.items())
     assert ring.verified_by("new", b"chunk", after["new"].sign(b"chunk"), 0) is after["new"]
+
+
+@pytest.mark.parametrize(("other", "left"), [
+    ({}, {}),
+    ({"best_class": SourceClass.QUANTUM, "pool_ids": frozenset({"pool-a", "pool-b", "c"})}, {}),
+    ({"best_class": SourceClass.SIMULATED}, {"best_class": SourceClass.SIMULATED}),
+    ({"pool_ids": frozenset({"pool-b", "c"})}, {"pool_ids": frozenset({"pool-b"})}),
+    ({"pool_ids": frozenset({"c"})}, {"pool_ids": frozenset()}),
+    ({"not_before_ns": 3, "not_after_ns": 9}, {"not_before_ns": 5, "not_after_ns": 9}),
+    ({"not_before_ns": 6}, {"not_before_ns": 6}),
+    ({"not_after_ns": 5}, {"revoked": True}),
+    ({"revoked": True}, {"revoked": True}),
+    ({"secret": b"o" * 32}, {"revoked": True}),
+    ({"collector_id": "other"}, {"revoked": True}),
+])  # fmt: skip
+def test_a_record_is_narrowed_and_never_widened(other: dict[str, Any], left: dict[str, Any]) -> None:
+    """To what both records allow: a lost right is lost, one that only the other has is not gained."""
+    record = dataclasses.replace(KEY, not_before_ns=5, not_after_ns=10)
+    unlimited = dataclasses.replace(record, not_before_ns=None, not_after_ns=None)
+    narrowed = record.narrowed_to(dataclasses.replace(unlimited, **other))
+    assert narrowed == dataclasses.replace(record, **left)
+    assert record.narrowed_to(narrowed) == narrowed
 
 
 def test_records_that_cannot_be_taken_change_nothing() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from hypothesis import strategies as st
 
 from qrng_grpc.errors import StateError
 from qrng_grpc.state import NumbersFile, state_directory
+
+NOBODY = 65534
 
 
 def test_directory_is_made_private(tmp_path: Path) -> None:
@@ -174,6 +179,51 @@ def test_births_of_neighbours_do_not_meet(tmp_path: Path) -> None:
     NumbersFile(tmp_path / "lab.2", 1).write(2)
     assert NumbersFile(tmp_path / "lab.new", 1).read() == (1,)
     assert NumbersFile(tmp_path / "lab.2", 1).read() == (2,)
+
+
+NO_DISK = Path("/dev/null")
+"""Takes every write, and refuses to synchronise: what is on no disk cannot be durable."""
+
+
+@pytest.mark.parametrize("name", ["numbers", "numbers~"], ids=["later", "at birth"])
+def test_a_write_that_could_not_be_made_durable_is_told(tmp_path: Path, name: str) -> None:
+    """No number counts before it has reached the disk, and no file is born before its first ones have."""
+    (tmp_path / name).symlink_to(NO_DISK)
+    with pytest.raises(OSError, match="Invalid argument"):
+        NumbersFile(tmp_path / "numbers", 1).write(1)
+    assert os.listdir(tmp_path) == [name]  # noqa: PTH208
+
+
+def test_a_write_that_need_not_be_durable_does_not_wait_for_it(tmp_path: Path) -> None:
+    """Unless it is the first: a crash must not leave an empty file behind."""
+    (tmp_path / "numbers").symlink_to(NO_DISK)
+    NumbersFile(tmp_path / "numbers", 1).write(1, synced=False)
+    (tmp_path / "numbers").rename(tmp_path / "numbers~")
+    with pytest.raises(OSError, match="Invalid argument"):
+        NumbersFile(tmp_path / "numbers", 1).write(1, synced=False)
+
+
+def test_a_birth_that_could_not_be_made_durable_is_told() -> None:
+    """A file of which the directory may not know after a crash is not there yet."""
+    with unreadable_directory() as directory, pytest.raises(PermissionError):
+        NumbersFile(directory / "numbers", 1).write(1)
+
+
+@contextmanager
+def unreadable_directory() -> Iterator[Path]:
+    """Return a directory where files can be made and found, but which cannot be opened, so not synchronised."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o300)
+        if user == 0:  # who may do everything steps down
+            os.chown(directory, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield directory
+        finally:
+            os.seteuid(user)
+            directory.chmod(0o700)
 
 
 def test_failed_write_is_told(tmp_path: Path) -> None:
