@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # How many tests run side by side: one for each of two cores. More only makes them wait for each other.
 WORKERS := 2
+# How many inputs each fuzz test of `make test-slow` tries; in `make test` it is 150.
+FUZZ_EXAMPLES ?= 5000
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 # Paths as protoc wants them, below protos/. Only these files define services.
@@ -31,8 +33,10 @@ run: $(READY) ## Run a collector and a gateway on this machine's own randomness,
 test: $(READY) ## Run the tests
 	$(BIN)/pytest -q -n $(WORKERS)
 
-test-slow: $(READY) ## Run the tests that take minutes: memory, chaos
-	$(BIN)/pytest -q -m slow tests
+test-slow: $(READY) ## Run the tests that take minutes: memory, chaos, longer fuzzing
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/clients/requirements.lock
+	QRNG_REQUIRE_CLIENTS=1 $(BIN)/pytest -q -m slow tests
+	QRNG_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q --timeout 1800 tests/chaos/test_fuzz.py
 
 test-clients: $(READY) ## Run other people's programs with ours: grpcurl, k6, Node, pollen
 	@command -v pollen >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends pollen; } >/dev/null 2>&1 \

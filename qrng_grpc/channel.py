@@ -8,14 +8,17 @@ reconnects, and no proxy that happens to be named in the environment.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import grpc.aio
 
 from qrng_grpc.config import is_loopback
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.files import refuse_shared
 
 MAX_RECEIVE_BYTES = (4 << 20) + (64 << 10)
 """The largest message a client reads: 4 MiB and the labels around them."""
@@ -34,7 +37,9 @@ class Endpoint:
     """A server, and how to speak to it.
 
     `address` is HOST:PORT, [IPV6]:PORT, dns:HOST:PORT, dns:///HOST:PORT or unix:PATH. A `ca_file` (PEM) implies
-    `tls`; TLS without one trusts the certificate authorities that gRPC brings along.
+    `tls`; TLS without one trusts the certificate authorities that gRPC brings along. `cert_file` (PEM, own
+    certificate, then intermediates) and `key_file` go together, for servers that ask clients for a certificate,
+    and imply `tls` too.
     """
 
     address: str
@@ -43,17 +48,19 @@ class Endpoint:
     allow_plaintext_beyond_loopback: bool = False
     use_env_proxy: bool = False
     """Go through the proxy that `https_proxy` or `http_proxy` names."""
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     @property
     def encrypted(self) -> bool:
         """Whether the channel uses TLS."""
-        return self.tls or self.ca_file is not None
+        return self.tls or any((self.ca_file, self.cert_file, self.key_file))
 
 
 def open_channel(endpoint: Endpoint) -> grpc.Channel:
     """Open a channel for threads. It connects with its first call.
 
-    Raises ConfigError when the address is none, the CA file unusable, or plaintext not allowed.
+    Raises ConfigError when the address is none, a file unusable, or plaintext not allowed.
     """
     credentials = channel_credentials(endpoint)
     if credentials is None:
@@ -91,16 +98,42 @@ def channel_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
         if not local and not endpoint.allow_plaintext_beyond_loopback:
             raise ConfigError(["server address: plaintext beyond this machine; use TLS, or allow it in words"])
         return None
-    return grpc.ssl_channel_credentials(_roots(endpoint.ca_file))
+    key, chain = _own_pair(endpoint.cert_file, endpoint.key_file)
+    return grpc.ssl_channel_credentials(_certificates("CA file", endpoint.ca_file), key, chain)
 
 
-def _roots(ca_file: Path | None) -> bytes | None:
-    if ca_file is None:
-        return None
+def _own_pair(cert_file: Path | None, key_file: Path | None) -> tuple[bytes | None, bytes | None]:
+    """Return a private key and the certificate it is the key of, both or neither."""
+    if cert_file is None and key_file is None:
+        return None, None
+    if cert_file is None or key_file is None:
+        raise ConfigError(["a client's certificate file and its key file go together"])
+    chain, key = _certificates("certificate file", cert_file), _content("key file", key_file)
     try:
-        pem = ca_file.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"CA file {ca_file}: cannot be read ({type(error).__name__})"]) from None
+        refuse_shared(key_file)
+        # What gRPC is given and cannot use shows only as a server that is never reached.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password=_no_passphrase)
+    except (ValueError, ssl.SSLError) as error:
+        why = "is not the certificate's, or none" if isinstance(error, ssl.SSLError) else error
+        raise ConfigError([f"key file {key_file}: {why}"]) from None
+    return key, chain
+
+
+def _no_passphrase() -> NoReturn:
+    raise ValueError("is encrypted; give the key without a passphrase, in a file of mode 0600")
+
+
+def _certificates(name: str, path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    pem = _content(name, path)
     if b"-----BEGIN CERTIFICATE-----" not in pem:
-        raise ConfigError([f"CA file {ca_file}: holds no certificate"])
+        raise ConfigError([f"{name} {path}: holds no certificate"])
     return pem
+
+
+def _content(name: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{name} {path}: cannot be read ({type(error).__name__})"]) from None

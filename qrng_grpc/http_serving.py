@@ -18,7 +18,7 @@ from typing import cast
 from aiohttp import HttpVersion10, hdrs, web
 
 from qrng_grpc.config import host_and_port
-from qrng_grpc.errors import AuthenticationError, ConfigError, InvalidRequestError, QrngError
+from qrng_grpc.errors import AuthenticationError, ConfigError, InvalidRequestError, PoolShortError, QrngError
 from qrng_grpc.logs import get_log
 from qrng_grpc.serving import MAX_CONNECTIONS
 from qrng_grpc.tls import RenewedContext
@@ -32,6 +32,8 @@ _MAX_HEADERS = 64
 """Lines of headers in a request, each of at most `_MAX_LINE` bytes: 256 KiB in all."""
 _LINGERING_S = 2.0
 """How long the rest of a body that nobody wants is read and thrown away, so that its sender sees the reply."""
+_RETRY_S = 10.0
+"""After how long to come back when a server is unavailable and nobody knows better."""
 _REASONS = {
     404: "NOT_FOUND",
     405: "METHOD_NOT_ALLOWED",
@@ -229,6 +231,8 @@ def _error_response(
     if field is not None:
         error["field"] = field
     headers = {}
+    if retry_after_s is None and status == PoolShortError.http_status:
+        retry_after_s = _RETRY_S
     if retry_after_s is not None:
         error["retry_after_seconds"] = ceil(retry_after_s)
         headers[hdrs.RETRY_AFTER] = str(ceil(retry_after_s))

@@ -24,7 +24,12 @@ from qrng_grpc.errors import ConfigError
 MAX_METADATA_BYTES = 16_384
 MAX_CONNECTIONS = 320
 """Connections of one listener by default; they need no key. A gateway's three stay below the usual 1024 open files."""
+MAX_STREAMS_A_CONNECTION = 512
+"""No connection alone may have all the calls there are."""
 _PING_INTERVAL_MS = 10_000
+_HANDSHAKE_MS = 10_000
+_QUIET_MS, _NO_ACK_MS = 60_000, 20_000
+_MAX_UNBEGUN_CALLS = 3000
 
 
 class Grace:
@@ -66,16 +71,24 @@ def new_server(
 ) -> grpc.aio.Server:
     """Make a server that reads messages of at most `max_message_bytes`.
 
-    `max_streams` bounds the calls of one connection, beyond which a client's wait at the client;
-    `max_calls` those of all together, beyond which they are refused; `age` how long a connection lives.
-    Connections beyond `max_connections` are closed at once. Clients may ping every 10 s, also without calls:
-    those in the field do, every 30 s.
+    `max_streams`, and MAX_STREAMS_A_CONNECTION, bound the calls of one connection, beyond which a client's wait at the
+    client; `max_calls` those of all together, beyond which they are refused; `age` how long a connection lives.
+    Connections beyond `max_connections` are closed at once; so are those that do not speak HTTP/2 within 10 s, and
+    those that were quiet for a minute and then do not answer a ping in 20 s. Clients may ping every 10 s, also without
+    calls: those in the field do, every 30 s. One that pings more is told too_many_pings, and to go.
     """
     options = (
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_concurrent_streams", max_streams),
+        ("grpc.max_concurrent_streams", min(max_streams, MAX_STREAMS_A_CONNECTION)),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.keepalive_time_ms", _QUIET_MS),
+        ("grpc.keepalive_timeout_ms", _NO_ACK_MS),
+        # Fewer would be refused at random once a thousand wait for us, whoever's they are.
+        ("grpc.server.max_pending_requests", _MAX_UNBEGUN_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_UNBEGUN_CALLS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MS),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
-from qrng_client import EntropyClient, SourceClass
+from qrng_client import Allowance, Entropy, EntropyClient, Processing, SourceClass, Wanted
 from qrng_grpc.errors import AuthenticationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,14 +23,9 @@ class Server(TypedDict):
     timeout_s: float | None
     tls: bool
     ca_file: Path | None
+    cert_file: Path | None
+    key_file: Path | None
     allow_plaintext_beyond_loopback: bool
-
-
-class Wanted(TypedDict):
-    """The options of `wanted_options`."""
-
-    least_class: SourceClass | None
-    max_age_s: float | None
 
 
 class Seconds(click.FloatRange):
@@ -53,10 +48,16 @@ _SERVER = (
         "timeout_s",
         type=Seconds(0.001, 3600),
         metavar="SECONDS",
-        help="How long one answer may take. Default: QR_GRPC_TIMEOUT_MS, 5 s.",
+        help="How long one answer may take. Default: QR_GRPC_TIMEOUT_MS, 5 s; 60 s with --fresh.",
     ),
     click.option("--tls", is_flag=True, help="Use TLS."),
     click.option("--ca-file", type=click.Path(path_type=Path), help="Use TLS and trust these authorities (PEM)."),
+    click.option(
+        "--cert-file",
+        type=click.Path(path_type=Path),
+        help="Show this certificate (PEM), where the server asks for one.",
+    ),
+    click.option("--key-file", type=click.Path(path_type=Path), help="Its private key (PEM, mode 0600)."),
     click.option(
         "--allow-plaintext-beyond-loopback", is_flag=True, help="Let key and bytes leave this machine in clear."
     ),
@@ -74,6 +75,16 @@ _WANTED = (
         metavar="SECONDS",
         help="The greatest age of any byte. Default: all that the pool still holds.",
     ),
+    click.option("--fresh", is_flag=True, help="Only bytes captured from now on; waits for them."),
+    click.option(
+        "--processing",
+        type=click.Choice(Processing, case_sensitive=False),
+        help="Only bytes of this processing. Default: any.",
+    ),
+    click.option(
+        "--span-lanes", is_flag=True, help="Let one answer mix classes and processings, under the weakest label."
+    ),
+    click.option("--provenance", is_flag=True, help="Tell on standard error which chunks the bytes came from."),
 )
 
 
@@ -88,9 +99,12 @@ def wanted_options(command: F) -> F:
 
 
 def open_client(server: Server) -> EntropyClient:
-    """Make a client from options and environment. Raises ConfigError, or AuthenticationError without a key."""
+    """Make a client from options and environment.
+
+    Raises ConfigError, or AuthenticationError with neither a key nor a certificate.
+    """
     environ = dict(os.environ)
-    if not environ.get("QR_GRPC_API_KEY"):
+    if not environ.get("QR_GRPC_API_KEY") and server["cert_file"] is None:
         raise AuthenticationError("no API key: set QR_GRPC_API_KEY; beside `qrng up`: set -a; . var/client.env; set +a")
     if server["address"] is not None:
         environ["QR_GRPC_SERVER_ADDRESS"] = server["address"]
@@ -100,14 +114,33 @@ def open_client(server: Server) -> EntropyClient:
         environ,
         tls=server["tls"],
         ca_file=server["ca_file"],
+        cert_file=server["cert_file"],
+        key_file=server["key_file"],
         allow_plaintext_beyond_loopback=server["allow_plaintext_beyond_loopback"],
     )
 
 
 def split_options(options: dict[str, Any]) -> tuple[Server, Wanted]:
     """Sort the options that both decorators added."""
-    wanted = Wanted(least_class=options.pop("least_class"), max_age_s=options.pop("max_age_s"))
+    wanted = Wanted(**{name: options.pop(name) for name in Wanted.__annotations__})  # type: ignore[typeddict-item]
     return Server(**options), wanted  # type: ignore[typeddict-item]
+
+
+def tell_provenance(entropy: Entropy) -> None:
+    """Print where bytes came from on standard error, a line for each range."""
+    for one in entropy.provenance:
+        click.echo(
+            f"collector={printable(one.collector_id)} epoch={one.epoch} sequence={one.sequence}"
+            f" offset={one.offset} bytes={one.size}",
+            err=True,
+        )
+
+
+def in_words(allowance: Allowance) -> str:
+    """Say what a client has left."""
+    requests = None if allowance.requests is None else f"{allowance.requests:,} requests at once"
+    left = None if allowance.bytes_today is None else f"{allowance.bytes_today:,} bytes today"
+    return ", ".join(filter(None, (requests, left)))
 
 
 def printable(text: str) -> str:

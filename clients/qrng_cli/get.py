@@ -9,10 +9,18 @@ from typing import Any
 
 import click
 
-from qrng_cli.connection import Wanted, open_client, printable, server_options, split_options, wanted_options
+from qrng_cli.connection import (
+    in_words,
+    open_client,
+    printable,
+    server_options,
+    split_options,
+    tell_provenance,
+    wanted_options,
+)
 from qrng_cli.output import destination, progress
 from qrng_cli.sizes import Size
-from qrng_client import Entropy, EntropyClient
+from qrng_client import Entropy, EntropyClient, Wanted
 
 PART_BYTES = 3 << 18
 """What one message of a long transfer holds: 768 KiB, a multiple of three so that base64 joins up."""
@@ -35,7 +43,7 @@ _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "--output", "-o", type=click.Path(path_type=Path), help="Write this file, whole or not at all, mode 0600."
 )
 @click.option("--force", is_flag=True, help="Write raw bytes even to a terminal.")
-@click.option("--label", is_flag=True, help="Tell on standard error what the bytes are.")
+@click.option("--label", is_flag=True, help="Tell on standard error what the bytes are, and what is left for you.")
 @wanted_options
 @server_options
 def command(size: int, form: str, output: Path | None, force: bool, label: bool, **options: Any) -> None:
@@ -46,6 +54,7 @@ def command(size: int, form: str, output: Path | None, force: bool, label: bool,
       qrng get 16 --base64 --label            and what it is made of
       qrng get 10M --raw -o random.bin        a file
       qrng get 32 --least-class quantum       or exit code 5
+      qrng get 32 --fresh --provenance        captured after now; from which chunks
 
     Exactly N bytes, or an error and an exit code other than 0. On a pipe, a transfer of more than 1 MiB may
     end early with such an error; a file written with --output never does.
@@ -53,15 +62,17 @@ def command(size: int, form: str, output: Path | None, force: bool, label: bool,
     server, wanted = split_options(options)
     with destination(output, raw=form == "raw", force=force) as sink, open_client(server) as client:
         labels: dict[str, None] = {}
-        with progress(size, worth_showing=size > PART_BYTES) as advance:
+        with progress(size, worth_showing=size > PART_BYTES and not wanted["provenance"]) as advance:
             for entropy in parts(client, size, wanted):
                 sink.write(_ENCODERS[form](entropy.data))
                 advance(len(entropy))
                 labels[describe(entropy)] = None
+                tell_provenance(entropy)
         if form != "raw":
             sink.write(b"\n")
     if label:
-        click.echo("\n".join(labels), err=True)
+        left = [] if client.allowance is None else [f"left: {in_words(client.allowance)}"]
+        click.echo("\n".join([*labels, *left]), err=True)
 
 
 def parts(client: EntropyClient, size: int, wanted: Wanted) -> Iterable[Entropy]:

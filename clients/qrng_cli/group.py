@@ -19,6 +19,7 @@ from qrng_grpc.errors import (
     AuthenticationError,
     ConfigError,
     DrainingError,
+    ForbiddenError,
     InvalidRequestError,
     LimitError,
     PoolShortError,
@@ -37,6 +38,7 @@ _EXIT_CODES: dict[type[QrngError], int] = {
     DrainingError: UNAVAILABLE,
     LimitError: UNAVAILABLE,
     AuthenticationError: NOT_LET_IN,
+    ForbiddenError: NOT_LET_IN,
     InvalidRequestError: REFUSED,
     UnsupportedError: REFUSED,
     WeakerSourceError: REFUSED,
@@ -144,7 +146,7 @@ def cli() -> None:
       1    failed
       2    wrong usage or configuration
       3    the server cannot be reached, is ending, has not enough bytes now, or a limit is used up: try later
-      4    the server does not accept the key
+      4    the server does not accept the key or certificate, or not for this
       5    the server refuses the request: a size, a field, or only weaker sources than asked for
       130  interrupted by Ctrl-C (`up`, `gateway` and `collector` then end with 0)
     """

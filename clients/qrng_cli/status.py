@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qrng_cli.connection import Server, open_client, printable, server_options
-from qrng_client import GatewayStatus
-from qrng_client.status import Collector
+from qrng_cli.connection import Server, in_words, open_client, printable, server_options
+from qrng_client import Allowance, GatewayStatus
+from qrng_client.status import Accounting, Collector
 
 _LAST_S = 253_402_300_799
 """The end of the year 9999, seconds of Unix time."""
@@ -33,22 +33,23 @@ def command(as_json: bool, **server: Any) -> None:
       qrng status --json | jq .pooled_bytes
     """
     with open_client(Server(**server)) as client:  # type: ignore[typeddict-item]
-        status = client.status()
+        status, left = client.status(), client.allowance
     if as_json:
-        click.echo(json.dumps(asdict(status), indent=2, default=_plain))
+        allowance = {"allowance": None if left is None else asdict(left)}
+        click.echo(json.dumps(asdict(status) | allowance, indent=2, default=_plain))
     else:
-        Console().print(table(status))
+        Console().print(table(status, left))
 
 
-def table(status: GatewayStatus) -> Table:
-    """Return what a person wants to know."""
+def table(status: GatewayStatus, left: Allowance | None) -> Table:
+    """Return what a person wants to know; `left` is what the gateway still grants whoever asks."""
     rows = Table(show_header=False, box=None)
-    for name, value in _facts(status):
+    for name, value in _facts(status, left):
         rows.add_row(name, escape(printable(value)))
     return rows
 
 
-def _facts(status: GatewayStatus) -> list[tuple[str, str]]:
+def _facts(status: GatewayStatus, left: Allowance | None) -> list[tuple[str, str]]:
     accounting = status.accounting
     return [
         ("state", status.state),
@@ -76,15 +77,36 @@ def _facts(status: GatewayStatus) -> list[tuple[str, str]]:
         ),
         ("stored", f"{accounting.stored_bytes:,} bytes"),
         ("served", f"{accounting.served_bytes:,} bytes in {status.served_claims:,} claims"),
+        *(("gone", fate) for fate in _fates(accounting)),
+        ("rate", _rates(status)),
         ("waiting", f"{status.waiting_claims:,} claims"),
+        *(("left", f"{in_words(left)}, for this key") for left in (left,) if left is not None),
         ("up", f"{status.uptime_s:.0f} s, version {status.version}"),
         *(("warning", warning) for warning in status.warnings),
     ]
 
 
+def _fates(accounting: Accounting) -> Iterator[str]:
+    """Yield what became of bytes that were neither served nor are in the pool, and of how many."""
+    fates = {
+        "expired": accounting.expired_bytes,
+        "destroyed to make room": accounting.overflow_bytes,
+        "purged with a revoked key": accounting.purged_bytes,
+        "set aside for tests of quality": accounting.set_aside_bytes,
+        "used up by conditioning": accounting.conditioned_bytes,
+        **{f"refused as {reason}": refused for reason, refused in accounting.refused_bytes.items()},
+    }
+    yield from (f"{count:,} bytes {fate}" for fate, count in fates.items() if count)
+
+
+def _rates(status: GatewayStatus) -> str:
+    ends = "" if status.forecast_s is None else f"; empty in {status.forecast_s:,.0f} s if that goes on"
+    return f"{status.inflow_bytes_per_s:,.0f} bytes/s in, {status.outflow_bytes_per_s:,.0f} bytes/s out{ends}"
+
+
 def _collector_facts(collector: Collector) -> Iterator[tuple[str, str]]:
     """Yield when it was heard, and what its last heartbeat told."""
-    yield "collector", f"{collector.collector_id}, heard {collector.silent_s:.1f} s ago"
+    yield "collector", f"{collector.collector_id}, heard {collector.silent_s:.1f} s ago{_skew(collector.clock_skew_s)}"
     told = collector.heartbeat
     if told is None:
         yield "queue", "unknown: no heartbeat since the gateway's start"
@@ -101,6 +123,12 @@ def _collector_facts(collector: Collector) -> Iterator[tuple[str, str]]:
             f"{source.device_id} of {collector.collector_id}, {_word(source.source_class)}, {_word(source.condition)},"
             f" {source.fetched_bytes:,} bytes fetched",
         )
+
+
+def _skew(skew_s: float | None) -> str:
+    if skew_s is None:
+        return ""
+    return f", its clock {abs(skew_s):.3f} s {'behind' if skew_s >= 0 else 'ahead'}"
 
 
 def _date(unix_ns: int | None, none: str) -> str:

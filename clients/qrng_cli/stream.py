@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from qrng_cli.connection import open_client, server_options, split_options, wanted_options
+from qrng_cli.connection import open_client, server_options, split_options, tell_provenance, wanted_options
 from qrng_cli.output import destination, progress
 from qrng_cli.sizes import Size
 from qrng_client.requests import MAX_REQUEST_BYTES
@@ -39,7 +39,7 @@ def command(bytes_per_message: int, total: int | None, output: Path | None, forc
     """
     server, wanted = split_options(options)
     each = min(bytes_per_message, total or bytes_per_message)
-    long = total is not None and total > MAX_REQUEST_BYTES
+    long = total is not None and total > MAX_REQUEST_BYTES and not wanted["provenance"]
     with (
         destination(output, raw=True, force=force) as sink,
         open_client(server) as client,
@@ -49,3 +49,4 @@ def command(bytes_per_message: int, total: int | None, output: Path | None, forc
             sink.write(entropy.data)
             sink.flush()
             advance(len(entropy))
+            tell_provenance(entropy)

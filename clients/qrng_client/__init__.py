@@ -12,14 +12,18 @@ labels, or raises one of the errors of `qrng_grpc.errors`. Nothing is ever made 
 
 from qrng_client.access import ClientClosedError
 from qrng_client.aio import AsyncEntropyClient
-from qrng_client.entropy import BadReplyError, Entropy
+from qrng_client.allowance import Allowance
+from qrng_client.entropy import BadReplyError, ChunkRange, Entropy
+from qrng_client.requests import Wanted
 from qrng_client.status import GatewayStatus
 from qrng_client.sync import EntropyClient
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
 
 __all__ = [
+    "Allowance",
     "AsyncEntropyClient",
     "BadReplyError",
+    "ChunkRange",
     "ClientClosedError",
     "Custody",
     "Entropy",
@@ -28,4 +32,5 @@ __all__ = [
     "HealthVerdict",
     "Processing",
     "SourceClass",
+    "Wanted",
 ]

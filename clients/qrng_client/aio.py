@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc.aio
 
 from qrng_client.access import Access
+from qrng_client.allowance import Allowance, read_allowance
 from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
 from qrng_client.failures import error_of_call
-from qrng_client.requests import MAX_REQUEST_BYTES, RequestBook, Subscription, Wish, checked_timeout
+from qrng_client.requests import MAX_REQUEST_BYTES, Patience, RequestBook, Subscription, Wanted, Wish
 from qrng_client.settings import client_settings
 from qrng_client.status import GatewayStatus, read_status
 from qrng_grpc.channel import Endpoint, open_async_channel
 from qrng_grpc.errors import QrngError, ServerUnreachableError
-from qrng_grpc.labels import SourceClass
 from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc
+
+Reply = TypeVar("Reply")
 
 
 class AsyncEntropyClient:
@@ -27,12 +29,15 @@ class AsyncEntropyClient:
         async with AsyncEntropyClient("localhost:50051", api_key=key) as client:
             entropy = await client.get(32)
 
-    Make it inside a running event loop. `timeout_s` bounds each call; a stream waits for each message twice
-    as long, so that the server can say first why there is none. Reads above `max_request_bytes` are split;
-    set it to the server's maximum when that is lower than 1 MiB. A `channel` passed in is used instead of
-    `address` and left open.
+    Make it inside a running event loop.
 
-    Raises ConfigError for an address, a CA file or a key that cannot be used, and for plaintext to
+    `timeout_s` bounds each call, by default 5 s, and 60 s where it asks for `fresh` bytes; a stream waits for each
+    message twice as long, so that the server can say first why there is none. Reads above `max_request_bytes` are
+    split; set it to the server's maximum when that is lower than 1 MiB. `ca_file` holds the authorities to trust,
+    `cert_file` and `key_file` the certificate to show where the server asks for one; all are PEM and imply `tls`.
+    A `channel` passed in is used instead of `address` and left open.
+
+    Raises ConfigError for an address, a file or a key that cannot be used, and for plaintext to
     another machine unless `allow_plaintext_beyond_loopback`; InvalidRequestError for a `timeout_s` that is not
     0.001 to 3600, or a maximum out of range.
     """
@@ -42,20 +47,26 @@ class AsyncEntropyClient:
         address: str = "localhost:50051",
         *,
         api_key: str | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: float | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         tls: bool = False,
         ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
         allow_plaintext_beyond_loopback: bool = False,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         self._access = Access(api_key)
         self._requests = RequestBook(max_request_bytes)
-        self._timeout_s = checked_timeout(timeout_s)
+        self._patience = Patience(timeout_s)
+        self._allowance: Allowance | None = None
         self._address = address if channel is None else "a given channel"
         self._owned: grpc.aio.Channel | None = None
         if channel is None:
-            channel = self._owned = open_async_channel(Endpoint(address, tls, ca_file, allow_plaintext_beyond_loopback))
+            endpoint = Endpoint(
+                address, tls, ca_file, allow_plaintext_beyond_loopback, cert_file=cert_file, key_file=key_file
+            )
+            channel = self._owned = open_async_channel(endpoint)
         self._stub = entropy_pb2_grpc.EntropyServiceStub(channel)
 
     @classmethod
@@ -65,6 +76,8 @@ class AsyncEntropyClient:
         *,
         tls: bool = False,
         ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
         allow_plaintext_beyond_loopback: bool = False,
     ) -> Self:
         """Make a client from `QR_GRPC_SERVER_ADDRESS`, `QR_GRPC_API_KEY` and `QR_GRPC_TIMEOUT_MS`."""
@@ -72,11 +85,18 @@ class AsyncEntropyClient:
         return cls(
             settings.grpc_server_address,
             api_key=settings.grpc_api_key.get_secret_value(),
-            timeout_s=settings.grpc_timeout_ms / 1000,
+            timeout_s=settings.timeout_s,
             tls=tls,
             ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
             allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback,
         )
+
+    @property
+    def allowance(self) -> Allowance | None:
+        """What was left for this client after its last `get`, `status` or refusal. None before, or when not told."""
+        return self._allowance
 
     def __repr__(self) -> str:
         return f"AsyncEntropyClient({self._address!r})"
@@ -96,77 +116,83 @@ class AsyncEntropyClient:
         if self._owned is not None:
             await self._owned.close()
 
-    async def get(self, n: int, *, least_class: SourceClass | None = None, max_age_s: float | None = None) -> Entropy:
-        """Return exactly `n` bytes (1 to 1 GiB) of `least_class` or better, none older than `max_age_s`.
+    async def get(self, n: int, **wanted: Unpack[Wanted]) -> Entropy:
+        """Return exactly `n` bytes (1 to 1 GiB), such as are `wanted`: see `Wanted` for what may be demanded.
 
         More than `max_request_bytes` are read in several calls, one after the other, and carry the weakest
         of their labels. When one of them fails, or this is cancelled, the bytes already claimed are lost.
 
-        Raises InvalidRequestError, AuthenticationError, LimitError, PoolShortError, WeakerSourceError,
-        DrainingError, ServerUnreachableError or BadReplyError; `retry_after_s` says when to come back.
+        Raises InvalidRequestError, AuthenticationError, ForbiddenError, LimitError, PoolShortError,
+        WeakerSourceError, DrainingError, ServerUnreachableError or BadReplyError. Their `retry_after_s` says when to
+        come back, where the gateway knows: for a LimitError the first moment at which the same call may succeed.
         """
-        requests = self._requests.gets(n, Wish(least_class, max_age_s))
-        return join([await self._get(request, least_class) for request in requests])
+        wish = Wish(**wanted)
+        requests = self._requests.gets(n, wish)
+        return join([await self._get(request, wish) for request in requests])
 
     def stream(
         self,
         bytes_per_message: int,
         total: int | None = None,
-        *,
-        least_class: SourceClass | None = None,
-        max_age_s: float | None = None,
+        **wanted: Unpack[Wanted],
     ) -> AsyncGenerator[Entropy, None]:
-        """Iterate over messages of `bytes_per_message` bytes: `total` bytes in all, or without end.
+        """Iterate over messages of `bytes_per_message` bytes: `total` bytes in all, or without end; each as `wanted`.
 
         The gateway claims bytes as they are read. Closing the iterator, or cancelling, ends the call; what
         the transport had buffered by then is lost. Raises as `get`; bytes received before stay good.
         """
-        subscription = self._requests.subscription(bytes_per_message, total, Wish(least_class, max_age_s))
-        return self._messages(subscription, least_class)
+        return self._messages(self._requests.subscription(bytes_per_message, total, Wish(**wanted)))
 
     async def status(self) -> GatewayStatus:
         """Return what the gateway says of its pool, collectors and bytes. Raises as `get`."""
-        request = entropy_pb2.GetStatusRequest()
-        try:
-            reply = await self._stub.GetStatus(request, timeout=self._timeout_s, metadata=self._access.metadata)
-        except grpc.aio.AioRpcError as error:
-            raise _error(error) from None
+        request, timeout_s = entropy_pb2.GetStatusRequest(), self._patience.seconds()
+        call = self._stub.GetStatus(request, timeout=timeout_s, metadata=self._access.metadata)
+        reply = await self._answer(call)
         return read_status(reply)
 
-    async def _get(self, request: entropy_pb2.GetEntropyRequest, least_class: SourceClass | None) -> Entropy:
-        try:
-            reply = await self._stub.GetEntropy(request, timeout=self._timeout_s, metadata=self._access.metadata)
-        except grpc.aio.AioRpcError as error:
-            raise _error(error) from None
-        return read_reply(reply, size=request.bytes_needed, sequence_id=request.sequence_id, least_class=least_class)
+    async def _get(self, request: entropy_pb2.GetEntropyRequest, wish: Wish) -> Entropy:
+        timeout_s = self._patience.seconds(fresh=wish.fresh)
+        reply = await self._answer(self._stub.GetEntropy(request, timeout=timeout_s, metadata=self._access.metadata))
+        return read_reply(reply, size=request.bytes_needed, sequence_id=request.sequence_id, wish=wish)
 
-    async def _messages(
-        self, subscription: Subscription, least_class: SourceClass | None
-    ) -> AsyncGenerator[Entropy, None]:
-        request = subscription.request
+    async def _answer(self, call: grpc.aio.UnaryUnaryCall[Any, Reply]) -> Reply:
+        try:
+            reply = await call
+            self._note(await call.trailing_metadata())
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+        return reply
+
+    async def _messages(self, subscription: Subscription) -> AsyncGenerator[Entropy, None]:
+        request, wish = subscription.request, subscription.wish
+        patience_s = 2 * self._patience.seconds(fresh=wish.fresh)
         call = self._stub.SubscribeEntropy(request, metadata=self._access.metadata)
         try:
             for size in subscription.sizes():
-                reply = await self._next(call)
-                yield read_reply(reply, size=size, sequence_id=request.sequence_id, least_class=least_class)
+                reply = await self._next(call, patience_s)
+                yield read_reply(reply, size=size, sequence_id=request.sequence_id, wish=wish)
         finally:
             call.cancel()
 
     async def _next(
         self,
         call: grpc.aio.UnaryStreamCall[entropy_pb2.SubscribeEntropyRequest, entropy_pb2.SubscribeEntropyResponse],
+        patience_s: float,
     ) -> entropy_pb2.SubscribeEntropyResponse:
         try:
-            async with asyncio.timeout(2 * self._timeout_s):
+            async with asyncio.timeout(patience_s):
                 reply = await call.read()
         except grpc.aio.AioRpcError as error:
-            raise _error(error) from None
+            raise self._error(error) from None
         except TimeoutError:
             raise ServerUnreachableError("the server sent nothing in time") from None
         if not isinstance(reply, entropy_pb2.SubscribeEntropyResponse):
             raise BadReplyError("the server ended the stream before it was complete")
         return reply
 
+    def _error(self, error: grpc.aio.AioRpcError) -> QrngError:
+        self._note(error.trailing_metadata())
+        return error_of_call(error.code(), error.trailing_metadata())
 
-def _error(error: grpc.aio.AioRpcError) -> QrngError:
-    return error_of_call(error.code(), error.trailing_metadata())
+    def _note(self, trailers: Iterable[tuple[str, str | bytes]] | None) -> None:
+        self._allowance = read_allowance(trailers) or self._allowance

@@ -9,13 +9,13 @@ NONE before it is imported, as the `qrng` command sees to.)
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import grpc
 
 from qrng_grpc.error_details import error_from_trailers
 from qrng_grpc.errors import (
     AuthenticationError,
+    ForbiddenError,
     InvalidRequestError,
     LimitError,
     QrngError,
@@ -29,8 +29,8 @@ _Code = grpc.StatusCode
 _BY_CODE: dict[_Code, tuple[type[QrngError], str]] = {
     _Code.INVALID_ARGUMENT: (InvalidRequestError, "the server refused a size or another field of the request"),
     _Code.OUT_OF_RANGE: (InvalidRequestError, "the server refused a size or another field of the request"),
-    _Code.UNAUTHENTICATED: (AuthenticationError, "the server did not accept the API key"),
-    _Code.PERMISSION_DENIED: (AuthenticationError, "the API key does not allow this"),
+    _Code.UNAUTHENTICATED: (AuthenticationError, "the server did not accept the API key or certificate"),
+    _Code.PERMISSION_DENIED: (ForbiddenError, "the API key or certificate is good, but not for this call"),
     _Code.RESOURCE_EXHAUSTED: (LimitError, "over a rate, a quota or a bound of the server"),
     _Code.UNIMPLEMENTED: (UnsupportedError, "the server does not support this call or one of its fields"),
     _Code.UNAVAILABLE: (ServerUnreachableError, "the server could not be reached"),
@@ -54,10 +54,5 @@ def error_of_call(code: grpc.StatusCode, trailers: Iterable[tuple[str, str | byt
     text = _BY_REASON.get(told.reason, text)
     field = told.field if told.field in _FIELDS else None
     at = f": {field}" if field else ""
-    return type(told)(f"{text}{at} ({code.name})", retry_after_s=told.retry_after_s, field=field)
-
-
-def error_of_sync_call(error: grpc.RpcError) -> QrngError:
-    """Return the error that stands for `error`, which grpc's calls for threads raise: it is the call itself."""
-    call: Any = error
-    return error_of_call(call.code(), call.trailing_metadata())
+    when = "" if told.retry_after_s is None else f"; try again in {told.retry_after_s:.1f} s"
+    return type(told)(f"{text}{at} ({code.name}){when}", retry_after_s=told.retry_after_s, field=field)

@@ -9,42 +9,70 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 from qrng_grpc.errors import InvalidRequestError
-from qrng_grpc.labels import SourceClass
+from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.v1 import entropy_pb2
-from qrng_grpc.wire import CLASSES
+from qrng_grpc.wire import CLASSES, PROCESSINGS
 
 MAX_REQUEST_BYTES = 1 << 20
 """The most bytes in one message: 1 MiB, as the gateway has it by default."""
 MAX_GET_BYTES = 1 << 30
 """The most bytes of one `get`, which holds them all in memory: 1 GiB."""
+TIMEOUT_S = 5.0
+"""How long one answer may take, where nobody says."""
+FRESH_TIMEOUT_S = 60.0
+"""The same for bytes that are still to be captured, which is as long as a gateway waits for them by default."""
 _MAX_TOTAL_BYTES = 2**63 - 1
 _MAX_AGE_S = 1e9
 _MAX_TIMEOUT_S = 3600
 
 
-@dataclass(frozen=True, slots=True)
+class Wanted(TypedDict, total=False):
+    """What a caller may demand of bytes, as keyword arguments of `get` and `stream`."""
+
+    least_class: SourceClass | None
+    """The weakest class of source to accept. Default: the gateway's."""
+    max_age_s: float | None
+    """The greatest age of any byte, counted from its capture start; 0.001 to 1e9. Default: all the pool still holds."""
+    processing: Processing | None
+    """Only bytes of this processing. Default: any."""
+    span_lanes: bool
+    """Let an answer be made of bytes of several classes and processings; its labels are then the weakest."""
+    fresh: bool
+    """Only bytes captured after the request arrived, for which the gateway waits."""
+    provenance: bool
+    """Tell the chunks and ranges the bytes came from, as `Entropy.provenance`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What bytes must be to be welcome: a least class, and an age in seconds (0.001 to 1e9) not exceeded."""
+    """What was demanded, checked; fields as in `Wanted`. Raises InvalidRequestError for an age out of range."""
 
     least_class: SourceClass | None = None
     max_age_s: float | None = None
+    processing: Processing | None = None
+    span_lanes: bool = False
+    fresh: bool = False
+    provenance: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an age out of range. Raises InvalidRequestError."""
+        """Refuse an age out of range."""
         if self.max_age_s is not None and not 0.001 <= self.max_age_s <= _MAX_AGE_S:
             raise InvalidRequestError("max_age_s must be 0.001 to 1e9 seconds", field="max_age_ms")
 
     @property
-    def wire_class(self) -> int:
-        """The least class on the wire; 0 leaves it to the gateway."""
-        return CLASSES.to_proto(self.least_class) if self.least_class is not None else 0
-
-    @property
-    def wire_age_ms(self) -> int:
-        """The age limit on the wire, rounded down; 0 is none."""
-        return int(self.max_age_s * 1000) if self.max_age_s is not None else 0
+    def wire(self) -> dict[str, Any]:
+        """The fields of a request that say so. Ages are rounded down; 0 and false leave it to the gateway."""
+        return {
+            "least_class": 0 if self.least_class is None else CLASSES.to_proto(self.least_class),
+            "max_age_ms": 0 if self.max_age_s is None else int(self.max_age_s * 1000),
+            "processing": 0 if self.processing is None else PROCESSINGS.to_proto(self.processing),
+            "span_lanes": self.span_lanes,
+            "fresh": self.fresh,
+            "include_provenance": self.provenance,
+        }
 
 
 @dataclass(slots=True)
@@ -66,12 +94,7 @@ class RequestBook:
         return [self._get(size, wish) for size in sizes]
 
     def _get(self, size: int, wish: Wish) -> entropy_pb2.GetEntropyRequest:
-        return entropy_pb2.GetEntropyRequest(
-            bytes_needed=size,
-            sequence_id=next(self._ids),
-            least_class=wish.wire_class,  # type: ignore[arg-type]
-            max_age_ms=wish.wire_age_ms,
-        )
+        return entropy_pb2.GetEntropyRequest(bytes_needed=size, sequence_id=next(self._ids), **wish.wire)
 
     def subscription(self, bytes_per_message: int, total: int | None, wish: Wish) -> Subscription:
         """Return a stream's request and what its messages must be. Raises InvalidRequestError on sizes out of range."""
@@ -81,11 +104,10 @@ class RequestBook:
         request = entropy_pb2.SubscribeEntropyRequest(
             bytes_per_message=bytes_per_message,
             sequence_id=next(self._ids),
-            least_class=wish.wire_class,  # type: ignore[arg-type]
-            max_age_ms=wish.wire_age_ms,
             total_bytes=total or 0,
+            **wish.wire,
         )
-        return Subscription(request, total)
+        return Subscription(request, total, wish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +116,7 @@ class Subscription:
 
     request: entropy_pb2.SubscribeEntropyRequest
     total: int | None
+    wish: Wish
 
     def sizes(self) -> Iterator[int]:
         """Yield the size each message must have, in order."""
@@ -105,11 +128,25 @@ class Subscription:
             yield min(each, self.total - start)
 
 
-def checked_timeout(timeout_s: float) -> float:
-    """Return `timeout_s`. Raises InvalidRequestError unless it is 0.001 to 3600 seconds."""
-    if not 0.001 <= timeout_s <= _MAX_TIMEOUT_S:
-        raise InvalidRequestError(f"timeout_s must be 0.001 to {_MAX_TIMEOUT_S} seconds", field="timeout_s")
-    return timeout_s
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one answer may take: `stated_s`, or 5 s without it, a minute where bytes are still to be captured.
+
+    Raises InvalidRequestError unless it is 0.001 to 3600 seconds.
+    """
+
+    stated_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a time-out that could not be kept."""
+        if self.stated_s is not None and not 0.001 <= self.stated_s <= _MAX_TIMEOUT_S:
+            raise InvalidRequestError(f"timeout_s must be 0.001 to {_MAX_TIMEOUT_S} seconds", field="timeout_s")
+
+    def seconds(self, *, fresh: bool = False) -> float:
+        """Return the time-out of a call."""
+        if self.stated_s is not None:
+            return self.stated_s
+        return FRESH_TIMEOUT_S if fresh else TIMEOUT_S
 
 
 def checked_size(size: int, name: str, most: int) -> None:

@@ -18,8 +18,13 @@ class ClientSettings(Settings):
     """HOST:PORT, [IPV6]:PORT, dns:///HOST:PORT or unix:PATH."""
     grpc_api_key: SecretStr = SecretStr("")
     """The API key. Empty: none is sent."""
-    grpc_timeout_ms: int = Field(default=5000, ge=1, le=3_600_000)
-    """How long one answer may take, in milliseconds."""
+    grpc_timeout_ms: int | None = Field(default=None, ge=1, le=3_600_000)
+    """How long one answer may take, in milliseconds. Not set: 5000, and 60000 for fresh bytes."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """The same in seconds."""
+        return None if self.grpc_timeout_ms is None else self.grpc_timeout_ms / 1000
 
 
 def client_settings(environ: Mapping[str, str]) -> ClientSettings:

@@ -56,6 +56,8 @@ class Collector:
     silent_s: float
     heartbeat: Heartbeat | None = None
     """None before the first since the gateway's start."""
+    clock_skew_s: float | None = None
+    """How far its clock seems to be behind the gateway's, negative when ahead; None before a chunk of it arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """Where every byte went since the gateway started. At rest, stored is the sum of the six below it."""
+    """Where every byte went since the gateway started. At rest, stored is the sum of the eight below it."""
 
     stored_bytes: int
     served_bytes: int
@@ -81,6 +83,10 @@ class Accounting:
     expired_bytes: int
     overflow_bytes: int
     purged_bytes: int
+    set_aside_bytes: int
+    """For tests of quality; nobody can claim them."""
+    conditioned_bytes: int
+    """Used up by the gateway's conditioning: what went in less what came out."""
     dropped_at_shutdown_bytes: int
     refused_bytes: dict[str, int]
     """Bytes that never entered the pool, by reason."""
@@ -106,7 +112,13 @@ class GatewayStatus:
     served_claims: int
     waiting_claims: int
     warnings: tuple[str, ...]
-    keys: tuple[SigningKey, ...] = ()
+    keys: tuple[SigningKey, ...]
+    inflow_bytes_per_s: float
+    """What entered the pool lately."""
+    outflow_bytes_per_s: float
+    """What was claimed lately."""
+    forecast_s: float | None
+    """In how many seconds the pool is empty if both go on as they do; None while it does not get emptier."""
 
 
 def read_status(reply: _Reply | None) -> GatewayStatus:
@@ -128,6 +140,9 @@ def read_status(reply: _Reply | None) -> GatewayStatus:
         waiting_claims=reply.waiting_claims,
         warnings=tuple(reply.warnings),
         keys=tuple(_key(key) for key in reply.keys),
+        inflow_bytes_per_s=reply.inflow_bytes_per_second,
+        outflow_bytes_per_s=reply.outflow_bytes_per_second,
+        forecast_s=reply.forecast_seconds_left if reply.HasField("forecast_seconds_left") else None,
     )
 
 
@@ -138,7 +153,14 @@ def _lane(lane: entropy_pb2.LaneStatus) -> Lane:
 
 def _collector(collector: entropy_pb2.CollectorStatus) -> Collector:
     heartbeat = _heartbeat(collector) if collector.last_heartbeat_ns else None
-    return Collector(collector.collector_id, collector.epoch, collector.sequence, collector.silent_seconds, heartbeat)
+    return Collector(
+        collector_id=collector.collector_id,
+        epoch=collector.epoch,
+        sequence=collector.sequence,
+        silent_s=collector.silent_seconds,
+        heartbeat=heartbeat,
+        clock_skew_s=collector.clock_skew_seconds if collector.HasField("clock_skew_seconds") else None,
+    )
 
 
 def _heartbeat(collector: entropy_pb2.CollectorStatus) -> Heartbeat:
@@ -176,6 +198,8 @@ def _accounting(accounting: entropy_pb2.Accounting) -> Accounting:
         expired_bytes=accounting.expired_bytes,
         overflow_bytes=accounting.overflow_bytes,
         purged_bytes=accounting.purged_bytes,
+        set_aside_bytes=accounting.set_aside_bytes,
+        conditioned_bytes=accounting.conditioned_bytes,
         dropped_at_shutdown_bytes=accounting.dropped_at_shutdown_bytes,
         refused_bytes={refused.reason: refused.refused_bytes for refused in accounting.refused},
         duplicate_chunks=accounting.duplicate_chunks,

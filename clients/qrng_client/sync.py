@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
 from qrng_client.access import Access
+from qrng_client.allowance import Allowance, read_allowance
 from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
-from qrng_client.failures import error_of_sync_call
-from qrng_client.requests import MAX_REQUEST_BYTES, RequestBook, Subscription, Wish, checked_timeout
+from qrng_client.failures import error_of_call
+from qrng_client.requests import MAX_REQUEST_BYTES, Patience, RequestBook, Subscription, Wanted, Wish
 from qrng_client.settings import client_settings
 from qrng_client.status import GatewayStatus, read_status
 from qrng_grpc.channel import Endpoint, open_channel
-from qrng_grpc.errors import ServerUnreachableError
-from qrng_grpc.labels import SourceClass
+from qrng_grpc.errors import QrngError, ServerUnreachableError
 from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 
 class EntropyClient:
@@ -33,11 +36,13 @@ class EntropyClient:
         with EntropyClient("localhost:50051", api_key=key) as client:
             entropy = client.get(32)
 
-    `timeout_s` bounds each call; a stream waits for each message twice as long, so that the server can say
-    first why there is none. Reads above `max_request_bytes` are split; set it to the server's maximum when
-    that is lower than 1 MiB. A `channel` passed in is used instead of `address` and left open.
+    `timeout_s` bounds each call, by default 5 s, and 60 s where it asks for `fresh` bytes; a stream waits for each
+    message twice as long, so that the server can say first why there is none. Reads above `max_request_bytes` are
+    split; set it to the server's maximum when that is lower than 1 MiB. `ca_file` holds the authorities to trust,
+    `cert_file` and `key_file` the certificate to show where the server asks for one; all are PEM and imply `tls`.
+    A `channel` passed in is used instead of `address` and left open.
 
-    Raises ConfigError for an address, a CA file or a key that cannot be used, and for plaintext to
+    Raises ConfigError for an address, a file or a key that cannot be used, and for plaintext to
     another machine unless `allow_plaintext_beyond_loopback`; InvalidRequestError for a `timeout_s` that is not
     0.001 to 3600, or a maximum out of range.
     """
@@ -47,20 +52,26 @@ class EntropyClient:
         address: str = "localhost:50051",
         *,
         api_key: str | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: float | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         tls: bool = False,
         ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
         allow_plaintext_beyond_loopback: bool = False,
         channel: grpc.Channel | None = None,
     ) -> None:
         self._access = Access(api_key)
         self._requests = RequestBook(max_request_bytes)
-        self._timeout_s = checked_timeout(timeout_s)
+        self._patience = Patience(timeout_s)
+        self._allowance: Allowance | None = None
         self._address = address if channel is None else "a given channel"
         self._owned: grpc.Channel | None = None
         if channel is None:
-            channel = self._owned = open_channel(Endpoint(address, tls, ca_file, allow_plaintext_beyond_loopback))
+            endpoint = Endpoint(
+                address, tls, ca_file, allow_plaintext_beyond_loopback, cert_file=cert_file, key_file=key_file
+            )
+            channel = self._owned = open_channel(endpoint)
         self._stub = entropy_pb2_grpc.EntropyServiceStub(channel)
 
     @classmethod
@@ -70,6 +81,8 @@ class EntropyClient:
         *,
         tls: bool = False,
         ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
         allow_plaintext_beyond_loopback: bool = False,
     ) -> Self:
         """Make a client from `QR_GRPC_SERVER_ADDRESS`, `QR_GRPC_API_KEY` and `QR_GRPC_TIMEOUT_MS`."""
@@ -77,11 +90,18 @@ class EntropyClient:
         return cls(
             settings.grpc_server_address,
             api_key=settings.grpc_api_key.get_secret_value(),
-            timeout_s=settings.grpc_timeout_ms / 1000,
+            timeout_s=settings.timeout_s,
             tls=tls,
             ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
             allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback,
         )
+
+    @property
+    def allowance(self) -> Allowance | None:
+        """What was left for this client after its last `get`, `status` or refusal. None before, or when not told."""
+        return self._allowance
 
     def __repr__(self) -> str:
         return f"EntropyClient({self._address!r})"
@@ -101,58 +121,80 @@ class EntropyClient:
         if self._owned is not None:
             self._owned.close()
 
-    def get(self, n: int, *, least_class: SourceClass | None = None, max_age_s: float | None = None) -> Entropy:
-        """Return exactly `n` bytes (1 to 1 GiB) of `least_class` or better, none older than `max_age_s`.
+    def get(self, n: int, **wanted: Unpack[Wanted]) -> Entropy:
+        """Return exactly `n` bytes (1 to 1 GiB), such as are `wanted`: see `Wanted` for what may be demanded.
 
         More than `max_request_bytes` are read in several calls, one after the other, and carry the weakest
         of their labels. When one of them fails, the bytes already claimed are lost.
 
-        Raises InvalidRequestError, AuthenticationError, LimitError, PoolShortError, WeakerSourceError,
-        DrainingError, ServerUnreachableError or BadReplyError; `retry_after_s` says when to come back.
+        Raises InvalidRequestError, AuthenticationError, ForbiddenError, LimitError, PoolShortError,
+        WeakerSourceError, DrainingError, ServerUnreachableError or BadReplyError. Their `retry_after_s` says when to
+        come back, where the gateway knows: for a LimitError the first moment at which the same call may succeed.
         """
-        requests = self._requests.gets(n, Wish(least_class, max_age_s))
-        return join([self._get(request, least_class) for request in requests])
+        wish = Wish(**wanted)
+        requests = self._requests.gets(n, wish)
+        return join([self._get(request, wish) for request in requests])
 
     def stream(
         self,
         bytes_per_message: int,
         total: int | None = None,
-        *,
-        least_class: SourceClass | None = None,
-        max_age_s: float | None = None,
+        **wanted: Unpack[Wanted],
     ) -> Generator[Entropy, None, None]:
-        """Iterate over messages of `bytes_per_message` bytes: `total` bytes in all, or without end.
+        """Iterate over messages of `bytes_per_message` bytes: `total` bytes in all, or without end; each as `wanted`.
 
         The gateway claims bytes as they are read. Closing the iterator ends the call; what the transport
         had buffered by then is lost. Raises as `get`; bytes received before stay good.
         """
-        subscription = self._requests.subscription(bytes_per_message, total, Wish(least_class, max_age_s))
-        return self._messages(subscription, least_class)
+        return self._messages(self._requests.subscription(bytes_per_message, total, Wish(**wanted)))
 
     def status(self) -> GatewayStatus:
         """Return what the gateway says of its pool, collectors and bytes. Raises as `get`."""
-        request = entropy_pb2.GetStatusRequest()
-        try:
-            reply = self._stub.GetStatus(request, timeout=self._timeout_s, metadata=self._access.metadata)
-        except grpc.RpcError as error:
-            raise error_of_sync_call(error) from None
-        return read_status(reply)
+        request, timeout_s = entropy_pb2.GetStatusRequest(), self._patience.seconds()
+        return read_status(self._answer(self._stub.GetStatus, request, timeout_s))
 
-    def _get(self, request: entropy_pb2.GetEntropyRequest, least_class: SourceClass | None) -> Entropy:
-        try:
-            reply = self._stub.GetEntropy(request, timeout=self._timeout_s, metadata=self._access.metadata)
-        except grpc.RpcError as error:
-            raise error_of_sync_call(error) from None
-        return read_reply(reply, size=request.bytes_needed, sequence_id=request.sequence_id, least_class=least_class)
+    def _get(self, request: entropy_pb2.GetEntropyRequest, wish: Wish) -> Entropy:
+        reply = self._answer(self._stub.GetEntropy, request, self._patience.seconds(fresh=wish.fresh))
+        return read_reply(reply, size=request.bytes_needed, sequence_id=request.sequence_id, wish=wish)
 
-    def _messages(self, subscription: Subscription, least_class: SourceClass | None) -> Generator[Entropy, None, None]:
-        request = subscription.request
+    def _answer(
+        self, method: grpc.UnaryUnaryMultiCallable[Request, Reply], request: Request, timeout_s: float
+    ) -> Reply:
+        try:
+            reply, call = method.with_call(request, timeout=timeout_s, metadata=self._access.metadata)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        self._note(call.trailing_metadata())
+        return reply
+
+    def _messages(self, subscription: Subscription) -> Generator[Entropy, None, None]:
+        request, wish = subscription.request, subscription.wish
         call = self._stub.SubscribeEntropy(request, metadata=self._access.metadata)
-        with _SilenceWatch(call.cancel, 2 * self._timeout_s) as watch:
+        with _SilenceWatch(call.cancel, 2 * self._patience.seconds(fresh=wish.fresh)) as watch:
             for size in subscription.sizes():
                 with watch.waiting():
-                    reply = _next(call, watch)
-                yield read_reply(reply, size=size, sequence_id=request.sequence_id, least_class=least_class)
+                    reply = self._next(call, watch)
+                yield read_reply(reply, size=size, sequence_id=request.sequence_id, wish=wish)
+
+    def _next(
+        self, call: Iterator[entropy_pb2.SubscribeEntropyResponse], watch: _SilenceWatch
+    ) -> entropy_pb2.SubscribeEntropyResponse:
+        try:
+            return next(call)
+        except StopIteration:
+            raise BadReplyError("the server ended the stream before it was complete") from None
+        except grpc.RpcError as error:
+            if watch.expired:
+                raise ServerUnreachableError("the server sent nothing in time") from None
+            raise self._error(error) from None
+
+    def _error(self, error: grpc.RpcError) -> QrngError:
+        call: Any = error  # which is what grpc's calls for threads raise
+        self._note(call.trailing_metadata())
+        return error_of_call(call.code(), call.trailing_metadata())
+
+    def _note(self, trailers: Iterable[tuple[str, str | bytes]] | None) -> None:
+        self._allowance = read_allowance(trailers) or self._allowance
 
 
 class _SilenceWatch:
@@ -191,16 +233,3 @@ class _SilenceWatch:
                 self.expired = True
                 self._cancel()
                 return
-
-
-def _next(
-    call: Iterator[entropy_pb2.SubscribeEntropyResponse], watch: _SilenceWatch
-) -> entropy_pb2.SubscribeEntropyResponse:
-    try:
-        return next(call)
-    except StopIteration:
-        raise BadReplyError("the server ended the stream before it was complete") from None
-    except grpc.RpcError as error:
-        if watch.expired:
-            raise ServerUnreachableError("the server sent nothing in time") from None
-        raise error_of_sync_call(error) from None

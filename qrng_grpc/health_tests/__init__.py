@@ -9,7 +9,7 @@ answer. Needs numpy, from the extra `qrng-grpc[server]`.
     adaptive_proportion.py  a source that favours a value
     bit_counts.py           a stuck or biased bit
     period.py               the same bytes again within 1 MiB
-    fingerprints.py         a block that was fetched before
+    fingerprints.py         a reply that was fetched before
     monitor.py              all of these for one source, with start-up and on-demand tests
     quarantine.py           when a source that failed may come back
 

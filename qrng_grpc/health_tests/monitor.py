@@ -11,11 +11,16 @@ start-up test gets an exception instead of untested bytes.
     if not verdict.passed:
         ...                                         # discard the block; see quarantine.py
 
-`start_up` begins a new stream. What is remembered of earlier blocks stays, so that a cache on the way
+A block may consist of several replies of the source. Whoever joined them says where each begins, since a
+cache on the way repeats replies and not blocks.
+
+`start_up` begins a new stream. What is remembered of earlier replies stays, so that a cache on the way
 cannot pass by repeating itself.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from qrng_grpc.health_tests.adaptive_proportion import AdaptiveProportion
 from qrng_grpc.health_tests.bit_counts import BitCounts
@@ -62,8 +67,10 @@ class Monitor:
 
     `assessed_entropy` is in bits per byte, above 0 and at most 8; `alpha`, between 0 and 1, says how rare
     false alarms are, of repetition count per sample and of adaptive proportion per window; `fair_bits` off
-    leaves out the counts per bit position; `remembered_blocks` bounds the fingerprints. Raises ValueError
+    leaves out the counts per bit position; `remembered_replies` bounds the fingerprints. Raises ValueError
     for anything out of range.
+
+    Of every test, `replies` are the places in its bytes at which a reply of the source begins.
     """
 
     def __init__(
@@ -72,13 +79,13 @@ class Monitor:
         alpha: float = DEFAULT_ALPHA,
         *,
         fair_bits: bool = True,
-        remembered_blocks: int = DEFAULT_CAPACITY,
+        remembered_replies: int = DEFAULT_CAPACITY,
     ) -> None:
         self._assessed_entropy = assessed_entropy
         self._alpha = alpha
         self._fair_bits = fair_bits
         self._stream = self._new_stream()
-        self._fingerprints = Fingerprints(anchor_bytes(assessed_entropy), remembered_blocks)
+        self._fingerprints = Fingerprints(anchor_bytes(assessed_entropy), remembered_replies)
         self._started = False
 
     @property
@@ -86,57 +93,60 @@ class Monitor:
         """Whether the source passed its start-up test and has failed nothing since."""
         return self._started
 
-    def start_up(self, samples: bytes) -> Verdict:
+    def start_up(self, samples: bytes, replies: Iterable[int] = (0,)) -> Verdict:
         """Begin a new stream with `samples`: 1024 consecutive bytes or more, used for nothing else.
 
         Raises ValueError for less.
         """
         _require_start_up_samples(samples)
         self.reset()
-        verdict = self._examine(samples)
+        verdict = self._examine(samples, replies)
         self._started = verdict.passed
         return verdict
 
-    def on_demand(self, samples: bytes) -> Verdict:
+    def on_demand(self, samples: bytes, replies: Iterable[int] = (0,)) -> Verdict:
         """Test `samples` apart from the stream: 1024 consecutive bytes or more, used for nothing else.
 
         A failure stops the monitor. Raises ValueError for less.
         """
         _require_start_up_samples(samples)
-        failure = earliest(self._new_stream().check(samples), self._repeated(samples, 0))
+        failure = earliest(self._new_stream().check(samples), self._repeated(samples, replies, 0))
         self._started = self._started and failure is None
         return PASSED if failure is None else Verdict(failure)
 
-    def check(self, block: bytes) -> Verdict:
+    def check(self, block: bytes, replies: Iterable[int] = (0,)) -> Verdict:
         """Test the next block of the stream, of any length.
 
         A failure stops the monitor. Raises RuntimeError while it is stopped.
         """
         if not self._started:
             raise RuntimeError("the source has not passed a start-up test")
-        verdict = self._examine(block)
+        verdict = self._examine(block, replies)
         self._started = verdict.passed
         return verdict
 
     def reset(self) -> None:
-        """Stop, and forget the stream; the fingerprints of earlier blocks stay."""
+        """Stop, and forget the stream; the fingerprints of earlier replies stay."""
         self._started = False
         self._stream = self._new_stream()
 
     def _new_stream(self) -> StreamTests:
         return StreamTests(self._assessed_entropy, self._alpha, fair_bits=self._fair_bits)
 
-    def _examine(self, block: bytes) -> Verdict:
+    def _examine(self, block: bytes, replies: Iterable[int]) -> Verdict:
         begins_at = self._stream.samples
-        failure = earliest(self._stream.check(block), self._repeated(block, begins_at))
+        failure = earliest(self._stream.check(block), self._repeated(block, replies, begins_at))
         return PASSED if failure is None else Verdict(failure)
 
-    def _repeated(self, block: bytes, begins_at: int) -> Failure | None:
-        distance = self._fingerprints.distance(block)
-        if distance is None:
-            return None
-        last = begins_at + self._fingerprints.opening - 1
-        return Failure(HealthTest.FINGERPRINT, distance, self._fingerprints.capacity, last)
+    def _repeated(self, block: bytes, replies: Iterable[int], begins_at: int) -> Failure | None:
+        """Remember each reply. Return the first that came before."""
+        opening, capacity = self._fingerprints.opening, self._fingerprints.capacity
+        first = None
+        for at in replies:
+            distance = self._fingerprints.distance(block[at : at + opening])
+            if distance is not None and first is None:
+                first = Failure(HealthTest.FINGERPRINT, distance, capacity, begins_at + at + opening - 1)
+        return first
 
 
 def _require_start_up_samples(samples: bytes) -> None:

@@ -71,7 +71,7 @@ class DeviceSource:
                 await asyncio.wait([self._running])
             if self._closed:
                 raise SourceError("the source is closed")
-            reader = self._reader = self._reader or _Reader(self._path, self._progress_dir)
+            reader = self._reader = self._reader or self._new_reader()
             reader.wake_up.silence()
             self._running = _in_thread(partial(reader.read_exactly, size))
             try:
@@ -79,6 +79,12 @@ class DeviceSource:
             except asyncio.CancelledError:
                 reader.wake_up.ring()
                 raise
+
+    def _new_reader(self) -> _Reader:
+        try:
+            return _Reader(self._path, self._progress_dir)
+        except OSError as error:  # no descriptor is left
+            raise SourceError(f"the device cannot be read ({type(error).__name__})") from None
 
     async def close(self) -> None:
         """End a running read with SourceError and close the device.

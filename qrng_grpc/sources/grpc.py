@@ -354,9 +354,9 @@ def pushback_s(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
     """
     value = next((value for key, value in metadata if key == PUSHBACK_KEY), "")
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    if not (text.isascii() and text.isdecimal()) or len(text) > 19:
+    if not (text.isascii() and text.isdecimal()):
         return None
-    return min(int(text) / 1000, MAX_RETRY_AFTER_S)
+    return min(float(text) / 1000, MAX_RETRY_AFTER_S)
 
 
 def _open_channel(

@@ -178,9 +178,11 @@ def appliance_url(text: str, *, allow_plaintext: bool = False) -> URL:
 def _checked(text: str, *, allow_plaintext: bool) -> URL:
     try:
         url = URL(text)
-    except ValueError:
-        raise ValueError("not a URL") from None
-    if url.scheme not in ("https", "http") or not url.host:
+        # As it will be looked up: without empty labels, and none of more than 63 characters.
+        (url.raw_host or "").encode("idna")
+    except ValueError:  # UnicodeError is one
+        raise ValueError("not a URL, or its host is none that can be looked up") from None
+    if url.scheme not in ("https", "http") or not url.raw_host:
         raise ValueError("expected https://HOST[:PORT]")
     if url.user is not None or url.password is not None:
         raise ValueError("a user name, query or fragment does not belong into the address of a source")
@@ -194,7 +196,7 @@ def retry_after_s(header: str, now_ns: int) -> float | None:
 
     Returns 0 to 3600 seconds, or None when it is neither.
     """
-    if header.isascii() and header.isdecimal() and len(header) < 20:
+    if header.isascii() and header.isdecimal():
         return min(float(header), MAX_RETRY_AFTER_S)
     try:
         date = email.utils.parsedate_to_datetime(header)

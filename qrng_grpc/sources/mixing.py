@@ -56,6 +56,7 @@ HKDF_BLOCK_BITS_IN = 8 * HKDF_BLOCK_BYTES + 64
 XOR_BITS_PER_BYTE = 7.0
 """What `xor` claims a byte, unless told otherwise."""
 LEG_TIMEOUT_S = 5.0
+LONGEST_LEG_TIMEOUT_S = 86_400.0
 FIRST_REST_S = 1.0
 LONGEST_REST_S = 60.0
 
@@ -284,8 +285,8 @@ class LegSource:
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         _check_assessment(self.bits_per_byte)
-        if not 0 < self.timeout_s <= 3600:
-            raise ValueError("a leg gets more than 0 and at most 3600 seconds")
+        if not 0 < self.timeout_s <= LONGEST_LEG_TIMEOUT_S:
+            raise ValueError("a leg gets more than 0 seconds and at most a day")
 
 
 @dataclass(slots=True)

@@ -35,6 +35,8 @@ MAX_REQUESTS = 64
 
 _PLACE = re.compile(r"\{(base|bytes|units|challenge|key)\}")
 _ANY_PLACE = re.compile(r"\{[^}]*\}")
+_LIKE_A_PLACE = re.compile(r"\{[A-Za-z_]+\}")
+"""What is meant as a place where braces may stand for themselves, as in JSON."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 _KEY = re.compile(r"[!#-\[\]-~]+")
@@ -70,8 +72,8 @@ class Provider:
     base: str | None = None
     """Where the provider is, unless the operator says otherwise; None: the operator must say."""
     method: Literal["GET", "POST"] = "GET"
-    headers: tuple[tuple[str, str], ...] = ()
-    body: str | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: str | None = field(default=None, repr=False)
     unit_bytes: int = 1
     """Requests bring multiples of this."""
     max_units: int = MAX_CHUNK_BYTES
@@ -90,6 +92,11 @@ class Provider:
             raise ValueError("a URL template may hold {base}, {bytes}, {units} and {challenge}")
         if not all(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value) for name, value in self.headers):
             raise ValueError("a header needs a name and a value of printable ASCII")
+        for text in self._beside_the_url:
+            if not all(_PLACE.fullmatch(place) for place in _LIKE_A_PLACE.findall(text)):
+                raise ValueError("a header or body may hold {base}, {bytes}, {units}, {challenge} and {key}")
+        if self.max_units > 1 and not self._says_how_many:
+            raise ValueError("a request says {bytes} or {units} somewhere, unless max_units is 1")
         if self.unit_bytes < 1 or self.max_units < 1:
             raise ValueError("units have at least one byte, and a request at least one unit")
         if self.proves_challenge and "{challenge}" not in self.url:
@@ -103,7 +110,12 @@ class Provider:
     @property
     def needs_key(self) -> bool:
         """Whether a key belongs into the requests."""
-        return any("{key}" in text for text in (self.body or "", *(value for _, value in self.headers)))
+        return any("{key}" in text for text in self._beside_the_url)
+
+    @property
+    def max_request_bytes(self) -> int:
+        """The most bytes a read may ask for that is to be one request, at most 1 MiB."""
+        return min(self.max_units * self.unit_bytes, MAX_CHUNK_BYTES)
 
     @property
     def max_read_bytes(self) -> int:
@@ -121,6 +133,14 @@ class Provider:
     def refused_types(self) -> frozenset[str]:
         """Media types of answers that hold no random bytes, whatever their body looks like."""
         return _PAGES if self._reads_json else _PAGES | {"application/json"}
+
+    @property
+    def _beside_the_url(self) -> tuple[str, ...]:
+        return (self.body or "", *(value for _, value in self.headers))
+
+    @property
+    def _says_how_many(self) -> bool:
+        return any(place in text for place in ("{bytes}", "{units}") for text in (self.url, *self._beside_the_url))
 
     @property
     def _reads_json(self) -> bool:

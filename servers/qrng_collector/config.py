@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from qrng_collector.source_settings import AnySource, check_mix, check_own_pace, check_sources
+from qrng_collector.source_settings import AnySource, check_mix, check_mix_pace, check_own_pace, check_sources
 from qrng_collector.spool import MIN_SPOOL_BYTES, read_spool_key
 from qrng_collector.target import MAX_POOLS, PoolTarget, PushTls, gateway_address
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.hardening import LockMemory
+from qrng_grpc.health_tests.cutoffs import MAX_ENTROPY
 from qrng_grpc.key_files import read_key_file
 from qrng_grpc.key_settings import KeySettings
 from qrng_grpc.keys import KeyRecord
@@ -38,6 +39,8 @@ MAX_SOURCES = 64
 SourceKind = Literal["system", "http", "device", "mock"]
 FIXED_CLASSES = {"system": SourceClass.OPERATING_SYSTEM, "mock": SourceClass.SIMULATED}
 """The kinds of source whose class is known."""
+
+DEFAULT_SPOOL_BYTES = 64 << 20
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -148,7 +151,11 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
     )
 
     fetch_chunk_size: int = Field(
-        1024, ge=1, le=MAX_CHUNK_BYTES, description="Bytes asked of a source at a time, and in a chunk; 1 to 1048576."
+        1024,
+        ge=1,
+        le=MAX_CHUNK_BYTES,
+        validate_default=True,
+        description="Bytes asked of a source at a time, and in a chunk; 1 to 1048576.",
     )
     fetch_interval: Seconds = Field(0.1, gt=0, le=3600, description="Seconds between the starts of two fetches.")
     fetch_timeout: Seconds = Field(10, gt=0, le=3600, description="Seconds a source gets to answer.")
@@ -212,7 +219,7 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
         " spool_dir.",
     )
     spool_size: int = Field(
-        64 << 20,
+        DEFAULT_SPOOL_BYTES,
         ge=MIN_SPOOL_BYTES,
         le=1 << 42,
         validate_default=True,
@@ -293,8 +300,8 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
     @field_validator("source")
     @classmethod
     def _one_way_to_say_it(cls, kind: SourceKind, info: ValidationInfo) -> SourceKind:
-        if kind != "system" and info.data.get("sources"):
-            raise ValueError("has no effect with sources")
+        if kind != "system":
+            _no_sources_beside(info)
         return kind
 
     @field_validator("mixing_strategy")
@@ -323,6 +330,28 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
         if strategy == "xor" and entropies and max(entropies) < bits:
             raise ValueError("no source has an assessed_entropy of so many bits a byte")
         return bits
+
+    @field_validator("fetch_chunk_size")
+    @classmethod
+    def _in_time_for_the_mix(cls, size: int, info: ValidationInfo) -> int:
+        strategy = info.data.get("mixing_strategy", "none")
+        if strategy != "none":
+            check_mix_pace(info.data.get("sources", ()), strategy, size)
+        return size
+
+    @field_validator("assessed_entropy")
+    @classmethod
+    def _of_one_source(cls, bits: float, info: ValidationInfo) -> float:
+        if bits != MAX_ENTROPY:
+            _no_sources_beside(info)
+        return bits
+
+    @field_validator("mock_seed")
+    @classmethod
+    def _a_seed(cls, seed: int, info: ValidationInfo) -> int:
+        if seed:
+            _only_with(("mock",), info)
+        return seed
 
     @field_validator("device_id")
     @classmethod
@@ -363,7 +392,10 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
 
     @field_validator("appliance_ca_file")
     @classmethod
-    def _a_bundle(cls, path: Path | None) -> Path | None:
+    def _a_bundle(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is None:
+            return None
+        _only_with(("http",), info)
         try:
             ssl.create_default_context(cafile=path)
         except OSError as error:  # ssl.SSLError is one
@@ -375,6 +407,7 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
     def _a_fingerprint(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is None:
             return None
+        _only_with(("http",), info)
         if info.data.get("appliance_ca_file") is not None:
             raise ValueError("give a CA file or a fingerprint, not both")
         digits = text.replace(":", "").lower()
@@ -395,9 +428,8 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
     @classmethod
     def _known_class(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("source")
-        if value is not None and info.data.get("sources"):
-            raise ValueError("has no effect with sources")
         if value is not None:
+            _no_sources_beside(info)
             return value
         if kind in ("http", "device"):
             raise ValueError(f"required with source={kind}: the class its bytes are to be labelled with")
@@ -420,6 +452,7 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
     @classmethod
     def _known_custody(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None:
+            _no_sources_beside(info)
             return value
         return Custody.REMOTE if info.data.get("source") == "http" else Custody.LOCAL
 
@@ -452,6 +485,8 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
     @field_validator("spool_size")
     @classmethod
     def _holds_the_buffer(cls, size: int, info: ValidationInfo) -> int:
+        if "spool_dir" in info.data and info.data["spool_dir"] is None and size != DEFAULT_SPOOL_BYTES:
+            raise ValueError("has no effect without spool_dir")
         if info.data.get("spool_dir") is not None and size < 4 * info.data.get("buffer_size", 0):
             raise ValueError("must be at least four times buffer_size")
         return size
@@ -550,8 +585,15 @@ def _not_up_to(best: SourceClass, records: tuple[KeyRecord, ...]) -> list[str]:
     ]
 
 
+def _no_sources_beside(info: ValidationInfo) -> None:
+    """Refuse a setting of one source where `sources` has them all."""
+    if info.data.get("sources"):
+        raise ValueError("has no effect with sources")
+
+
 def _only_with(kinds: tuple[SourceKind, ...], info: ValidationInfo) -> None:
-    """Refuse a setting that the chosen kind of source would ignore."""
+    """Refuse a setting that the chosen kind of source, or those of `sources`, would ignore."""
+    _no_sources_beside(info)
     chosen = info.data.get("source")
     if chosen is not None and chosen not in kinds:
         raise ValueError(f"has no effect with source={chosen}; only with source={' or '.join(kinds)}")

@@ -27,6 +27,7 @@ from qrng_grpc.sources import EntropySource, jitter, mock, system
 from qrng_grpc.sources.device import DeviceSource
 from qrng_grpc.sources.grpc import GrpcMethod, GrpcSource, Mode
 from qrng_grpc.sources.http import HttpSource
+from qrng_grpc.sources.mixing import LONGEST_LEG_TIMEOUT_S, MixingStrategy, hkdf_input_bytes
 from qrng_grpc.sources.presets import PRESETS, Provider
 from qrng_grpc.sources.readers import reader_named
 
@@ -421,6 +422,23 @@ def check_mix(entropies: Sequence[float]) -> None:
     """Raise ValueError when so many sources cannot be mixed."""
     if not 2 <= len(entropies) <= MAX_DEVICE_IDS:
         raise ValueError(f"a mix takes 2 to {MAX_DEVICE_IDS} sources")
+
+
+def mix_requests(source: SourceSettings, strategy: MixingStrategy, size: int) -> int:
+    """Return how many requests a source takes for its part in `size` mixed bytes; with `concat`, for all of them."""
+    needed = hkdf_input_bytes(size, source.assessed_entropy) if strategy == "hkdf" else size
+    return -(-needed // source.most_bytes)
+
+
+def check_mix_pace(sources: Sequence[SourceSettings], strategy: MixingStrategy, size: int) -> None:
+    """Raise ValueError when a mix would have to wait for a source longer than it can."""
+    for source in sources:
+        requests = mix_requests(source, strategy, size)
+        if (requests + 1) * source.request_interval > LONGEST_LEG_TIMEOUT_S:
+            raise ValueError(
+                f"{source.label_device_id}: so many mixed bytes take {requests} requests of it,"
+                " which request_interval spreads over more than a day"
+            )
 
 
 def check_own_pace(sources: Sequence[SourceSettings]) -> None:

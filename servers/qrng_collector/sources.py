@@ -13,11 +13,12 @@ from qrng_collector.source_settings import (
     MockSettings,
     SourceSettings,
     SystemSettings,
+    mix_requests,
 )
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.health_tests import Monitor, Quarantine
 from qrng_grpc.sources import EntropySource
-from qrng_grpc.sources.mixing import LONGEST_LEG_TIMEOUT_S, LegSource, MixedSource, hkdf_input_bytes
+from qrng_grpc.sources.mixing import LONGEST_LEG_TIMEOUT_S, LegSource, MixedSource
 
 
 def make_readers(config: CollectorConfig, state_dir: Path, clock: Clock = SYSTEM_CLOCK) -> list[BlockReader]:
@@ -124,9 +125,6 @@ def mix_patience_s(entry: SourceSettings, config: CollectorConfig) -> float:
 
     A start-up test that takes longer goes on at the next read.
     """
-    size = config.fetch_chunk_size
-    if config.mixing_strategy == "hkdf":
-        size = hkdf_input_bytes(size, entry.assessed_entropy)
-    requests = -(-size // entry.most_bytes)
+    requests = mix_requests(entry, config.mixing_strategy, config.fetch_chunk_size)
     once_s = (entry.fetch_timeout or config.fetch_timeout) + entry.request_interval
     return min(LONGEST_LEG_TIMEOUT_S, (requests + 1) * once_s)

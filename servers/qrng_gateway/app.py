@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 
 from qrng_gateway.access import Access
 from qrng_gateway.audit import AuditLog
-from qrng_gateway.calls import Streams, register
+from qrng_gateway.calls import MAX_UNREAD, Streams, Unread, register
 from qrng_gateway.compat import QrEntropyServicer, QuantumRngServicer
 from qrng_gateway.conditioning import conditioner
 from qrng_gateway.config import GatewayConfig, best_of
@@ -82,25 +82,34 @@ class Bounds:
     pushes: Streams
     reflections: Streams
     watchers: Streams
+    unread_calls: Unread
+    unread_pushes: Unread
     client_calls: int
     push_calls: int
 
     @classmethod
     def of(cls, config: GatewayConfig) -> Bounds:
         """Return what `config` allows."""
-        lasting = MAX_WATCHERS + _SHORT_CALLS
+        lasting = MAX_WATCHERS + MAX_UNREAD + _SHORT_CALLS
         return cls(
             streams=Streams(config.max_streams),
             pushes=Streams(MAX_PUSH_CALLS),
             reflections=Streams(MAX_REFLECTIONS),
             watchers=Streams(MAX_WATCHERS),
+            unread_calls=Unread(),
+            unread_pushes=Unread(),
             client_calls=config.max_streams + config.max_waiting + MAX_REFLECTIONS + lasting,
             push_calls=MAX_PUSH_CALLS + lasting,
         )
 
+    def look(self) -> None:
+        """End calls that said nothing for too long."""
+        self.unread_calls.look()
+        self.unread_pushes.look()
+
     def drain(self) -> None:
         """End what is open; those who watch health end by themselves, once they were told."""
-        for open_calls in (self.streams, self.pushes, self.reflections):
+        for open_calls in (self.streams, self.pushes, self.reflections, self.unread_calls, self.unread_pushes):
             open_calls.drain()
 
 
@@ -208,6 +217,7 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
                 tls=tls.rest_context(),
             ) as rest_address,
             _every(TICK_S, tick),
+            _every(TICK_S, bounds.look),
         ):
             try:
                 yield Gateway(client_address, push_address, rest_address, pool, ingest, observer, reload)
@@ -366,8 +376,9 @@ def _push_server(
         max_connections=config.max_connections,
         age=age,
     )
-    register(add_push, PushServicer(ingest, bounds.pushes), server)
-    register(add_health, health, server)
+    unread = bounds.unread_pushes
+    register(add_push, PushServicer(ingest, bounds.pushes, unread), server)
+    register(add_health, health, server, unread)
     return server
 
 
@@ -387,12 +398,12 @@ def _client_server(
         max_connections=config.max_connections,
         age=age,
     )
-    limit = config.max_request_bytes
-    register(add_entropy, EntropyServicer(access, desk, observer, bounds.streams, limit=limit), server)
-    register(add_qr_entropy, QrEntropyServicer(access, desk, bounds.streams, limit=limit), server)
-    register(add_quantum_rng, QuantumRngServicer(access, desk, limit=limit), server)
-    register(add_health, health, server)
-    register(add_reflection, ReflectionServicer(bounds.reflections), server)
+    limit, unread = config.max_request_bytes, bounds.unread_calls
+    register(add_entropy, EntropyServicer(access, desk, observer, bounds.streams, limit=limit), server, unread)
+    register(add_qr_entropy, QrEntropyServicer(access, desk, bounds.streams, limit=limit), server, unread)
+    register(add_quantum_rng, QuantumRngServicer(access, desk, limit=limit), server, unread)
+    register(add_health, health, server, unread)
+    register(add_reflection, ReflectionServicer(bounds.reflections, unread), server, unread)
     return server
 
 

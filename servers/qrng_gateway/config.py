@@ -128,7 +128,7 @@ class GatewayConfig(KeySettings):
         le=1 << 24,
         description="Bytes kept apart for tests, from at most one in a hundred of those that arrive; 0 switches off.",
     )
-    clock_tolerance: Seconds = Field(5, ge=0, le=300, description="Seconds a collector's clock may be ahead of ours.")
+    clock_tolerance: Seconds = Field(5, ge=0, le=300, description="Seconds collectors' clocks may differ from ours.")
 
     api_keys_file: Path | None = Field(
         None,

@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
+import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from qrng_gateway.calls import Context, Streams, check_readable, telling_errors
+from qrng_gateway.calls import (
+    REQUEST_PATIENCE_S,
+    Context,
+    Streams,
+    Unread,
+    check_readable,
+    read_in_time,
+    telling_errors,
+)
 from qrng_grpc.compat import qr_entropy_pb2, quantum_rng_pb2
 from qrng_grpc.v1 import entropy_pb2
 
@@ -28,22 +37,25 @@ MAX_REFLECTIONS = 32
 class ReflectionServicer(reflection.aio.ReflectionServicer):
     """Lists and describes SERVICES."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, unread: Unread) -> None:
         super().__init__(SERVICES)
         self._streams = streams
+        self._unread = unread
 
     @telling_errors
     async def ServerReflectionInfo(  # type: ignore[override]  # it writes; the stub has a generator
-        self, requests: AsyncIterable[reflection_pb2.ServerReflectionRequest], context: Context
+        self, _requests: AsyncIterable[reflection_pb2.ServerReflectionRequest], context: Context
     ) -> None:
         """Answer each question in order."""
+        first = await self._unread.read(context)
         async with self._streams.held(context):
-            answers: Any = super().ServerReflectionInfo(_readable(requests), context)
+            answers: Any = super().ServerReflectionInfo(_readable(first, context), context)
             async for answer in answers:
                 await context.write(answer)
 
 
-async def _readable(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
+async def _readable(request: Any, context: Context) -> AsyncIterator[Any]:
+    while request is not grpc.aio.EOF:
         check_readable(request)
         yield request
+        request = await read_in_time(context, REQUEST_PATIENCE_S)

@@ -10,7 +10,7 @@ import grpc.aio
 
 from qrng_client.status import Accounting
 from qrng_grpc.chunk import Chunk, Heartbeat, Identity
-from qrng_grpc.testing.relay import RecordedCall
+from qrng_grpc.testing.relay import RecordedCall, Relay
 from qrng_grpc.v1.push_pb2 import PushChunksRequest
 from qrng_grpc.wire import decode_chunk
 from tests.programs import Laboratory
@@ -53,6 +53,18 @@ async def replay(lab: Laboratory, calls: list[RecordedCall]) -> Replayed:
     return Replayed(before, await lab.accounting(), refusals)
 
 
+async def stopped_mid_push(lab: Laboratory, relay: Relay, *, stored_bytes: int, messages: int) -> Accounting:
+    """Stop a call in its middle, `messages` on, once so much is stored.
+
+    Returns the gateway's books when all that came through has taken effect.
+    """
+    await lab.settled(lambda books: books.stored_bytes >= stored_bytes)
+    relay.stop_after(messages)
+    await relay.stopped.wait()
+    arrived = distinct_bytes(relay.calls)
+    return await lab.settled(lambda books: books.stored_bytes + before_start(books) == arrived)
+
+
 def before_start(books: Accounting) -> int:
     return books.refused_bytes.get("before_start", 0)
 
@@ -60,6 +72,11 @@ def before_start(books: Accounting) -> int:
 def identities(calls: list[RecordedCall]) -> list[tuple[int, int]]:
     """Return epoch and sequence of every chunk and heartbeat in `calls`, as often as it was sent."""
     return [_place(one) for one in _sent(calls)]
+
+
+def sent_chunks(calls: list[RecordedCall]) -> list[bytes]:
+    """Return the data of every chunk in `calls`, each once."""
+    return list({one.identity: bytes(one.block.data) for one in _sent(calls) if isinstance(one, Chunk)}.values())
 
 
 def sent_bytes(calls: list[RecordedCall]) -> int:
@@ -87,8 +104,22 @@ def check_not_sent_again(calls: list[RecordedCall]) -> None:
 
 def check_gateway_line(line: dict[str, Any]) -> None:
     """Check that a gateway's books balance."""
-    parts = ("served", "pooled", "expired", "overflow", "purged", "dropped_at_shutdown")
+    parts = ("served", "pooled", "expired", "overflow", "purged", "set_aside", "conditioned", "dropped_at_shutdown")
     assert line["stored"] == sum(line[part] for part in parts)
+
+
+def check_running_books(books: Accounting) -> None:
+    """Check that the books of a gateway at rest balance while it runs."""
+    assert books.dropped_at_shutdown_bytes == 0
+    assert books.stored_bytes == (
+        books.served_bytes
+        + books.pooled_bytes
+        + books.expired_bytes
+        + books.overflow_bytes
+        + books.purged_bytes
+        + books.set_aside_bytes
+        + books.conditioned_bytes
+    )
 
 
 def check_collector_line(line: dict[str, Any]) -> None:

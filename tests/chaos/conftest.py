@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.siege import Siege, besieged
 from tests.programs import Laboratory
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Laboratory:
     return Laboratory(tmp_path)
+
+
+@pytest.fixture
+async def siege(tmp_path: Path) -> AsyncIterator[Siege]:
+    """A gateway with a full pool and honest clients."""
+    async with besieged(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture

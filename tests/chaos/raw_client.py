@@ -14,13 +14,25 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from qrng_grpc.config import host_and_port
-from tests.chaos.raw_gateway import ACK, END_HEADERS, HEADERS, PING, SETTINGS, Header, frame, headers, literals
+from tests.chaos.raw_gateway import (
+    ACK,
+    END_HEADERS,
+    GOAWAY,
+    HEADERS,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    Header,
+    frame,
+    literals,
+)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 WINDOW_UPDATE, CONTINUATION = 8, 9
 INITIAL_WINDOW_SIZE = 4
 GET_ENTROPY = "/qrng.v1.EntropyService/GetEntropy"
 SUBSCRIBE = "/qrng.v1.EntropyService/SubscribeEntropy"
+CHECK_HEALTH = "/grpc.health.v1.Health/Check"
 STREAM = "/qrng.v1.EntropyService/StreamEntropy"
 ENHANCE_YOUR_CALM = 11
 
@@ -76,6 +88,8 @@ class RawClient:
     """RST_STREAM frames by their code."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server has closed the connection."""
+    _pongs: int = 0
+    _heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, frames: bytes) -> bool:
         """Send, as fast as the server reads. Returns False once it does not any more."""
@@ -88,6 +102,19 @@ class RawClient:
             return False
         return True
 
+    async def answered(self) -> None:
+        """Wait until the server has heard all that was sent so far: until it answers a ping, or has closed."""
+        before = self._pongs
+        await self.send(frame(PING, 0, 0, bytes(8)))
+        while self._pongs == before and not self.ended.is_set():
+            await self._heard.wait()
+
+    async def had(self, kind: int) -> None:
+        """Wait for the first frame of this type. Raises AssertionError when the connection ends before."""
+        while not self.seen[kind]:
+            assert not self.ended.is_set()
+            await self._heard.wait()
+
     async def read(self) -> None:
         """Read until the server closes the connection, and answer what keeps it open."""
         try:
@@ -97,6 +124,7 @@ class RawClient:
                 self._note(head[3], head[4], payload)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.ended.set()
+            self._heard.set()
 
     def _note(self, kind: int, flags: int, payload: bytes) -> None:
         self.seen[kind] += 1
@@ -104,10 +132,14 @@ class RawClient:
             self.writer.write(frame(SETTINGS, ACK, 0, b""))
         elif kind == PING and not flags & ACK:
             self.writer.write(frame(PING, ACK, 0, payload))
-        elif kind == 7:
+        elif kind == PING:
+            self._pongs += 1
+        elif kind == GOAWAY:
             self.goaways.append((int.from_bytes(payload[4:8], "big"), payload[8:]))
-        elif kind == 3:
+        elif kind == RST_STREAM:
             self.resets[int.from_bytes(payload, "big")] += 1
+        self._heard.set()
+        self._heard = asyncio.Event()
 
 
 @asynccontextmanager
@@ -127,5 +159,3 @@ async def raw_client(
         writer.transport.abort()
         with suppress(ConnectionError):
             await writer.wait_closed()
-
-

@@ -53,6 +53,8 @@ _TRY_AGAIN_S = 0.02
 _NO_FLAT_KEY = dict.fromkeys(("hmac_secret_key", "hmac_key_id", "collector_id", "best_class"))
 _CLAIM_S = 0.2
 """Seconds a claim waits at a gateway here."""
+_SET_ASIDE_BYTES = 4096
+"""What a gateway here keeps apart for tests at most, which is soon full."""
 
 
 @dataclass(eq=False)
@@ -111,7 +113,12 @@ class Gate:
     async def start(self) -> None:
         """Begin a run."""
         program = await self._programs.enter_async_context(
-            self.lab.gateway(max_wait=_CLAIM_S, signing_keys_file=self._keys_file, **_NO_FLAT_KEY)
+            self.lab.gateway(
+                max_wait=_CLAIM_S,
+                quality_reservoir_size=_SET_ASIDE_BYTES,
+                signing_keys_file=self._keys_file,
+                **_NO_FLAT_KEY,
+            )
         )
         self.runs.append(GateRun(program, time.time_ns(), self._first_open_call))
 

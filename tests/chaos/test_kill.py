@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import pytest
 
-from qrng_client.status import Accounting
-from qrng_grpc.testing.relay import Relay, relaying
+from qrng_grpc.testing.relay import relaying
 from tests.chaos.books import (
     ROOMY,
     before_start,
     check_collector_line,
     check_gateway_line,
     check_not_sent_again,
-    distinct_bytes,
     identities,
     replay,
     sent_bytes,
+    stopped_mid_push,
     taken,
 )
 from tests.ledger import WORD_BYTES, Ledger
@@ -30,15 +29,6 @@ STREAM_BYTES = 8 << 20
 ON_THE_WAY = 5
 """Chunks that a call has delivered when somebody dies."""
 SOME = 16 * CHUNK_BYTES
-
-
-async def stopped_mid_push(lab: Laboratory, relay: Relay) -> Accounting:
-    """Stop a call in its middle. Returns the gateway's books once all that came through has taken effect."""
-    await lab.settled(lambda books: books.stored_bytes >= SOME)
-    relay.stop_after(ON_THE_WAY)
-    await relay.stopped.wait()
-    arrived = distinct_bytes(relay.calls)
-    return await lab.settled(lambda books: books.stored_bytes + before_start(books) == arrived)
 
 
 @pytest.mark.parametrize("state", ["kept", "deleted"])
@@ -55,7 +45,7 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
     ):
         await lab.settled(lambda books: books.pooled_bytes >= SOME)
         served = await lab.read_all()
-        at_kill = await stopped_mid_push(lab, relay)
+        at_kill = await stopped_mid_push(lab, relay, stored_bytes=SOME, messages=ON_THE_WAY)
         assert at_kill.pooled_bytes > 0
         await first.kill()
         recorded, recorded_bytes = identities(relay.calls), sent_bytes(relay.calls)
@@ -96,7 +86,7 @@ async def test_a_collector_killed_mid_push(lab: Laboratory) -> None:
     """A collector that comes back begins a higher epoch; what it had sent stands, and its old calls are refused."""
     async with relaying(free_address(), lab.push_address) as relay, lab.gateway() as gateway:
         async with lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as first:
-            at_kill = await stopped_mid_push(lab, relay)
+            at_kill = await stopped_mid_push(lab, relay, stored_bytes=SOME, messages=ON_THE_WAY)
             await first.kill()
         old_calls = list(relay.calls)
         early = await replay(lab, old_calls)

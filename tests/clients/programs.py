@@ -57,15 +57,24 @@ def node() -> str:
     return program("node")
 
 
-async def run(*argv: str | Path, env: Mapping[str, str], stdin: str | None = None, limit_s: float = 40.0) -> Outcome:
-    """Run a program to its end. Raises TimeoutError, and ends it, after `limit_s` seconds."""
-    async with started(*argv, env=env, stdin=DEVNULL if stdin is None else PIPE) as process, asyncio.timeout(limit_s):
+async def run(
+    *argv: str | Path,
+    env: Mapping[str, str],
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    limit_s: float = 40.0,
+) -> Outcome:
+    """Run a program to its end, in `cwd`. Raises TimeoutError, and ends it, after `limit_s` seconds."""
+    stdin_kind = DEVNULL if stdin is None else PIPE
+    async with started(*argv, env=env, stdin=stdin_kind, cwd=cwd) as process, asyncio.timeout(limit_s):
         stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())
         return _outcome(process, stdout, stderr)
 
 
 @asynccontextmanager
-async def started(*argv: str | Path, env: Mapping[str, str], stdin: int = PIPE) -> AsyncIterator[Process]:
+async def started(
+    *argv: str | Path, env: Mapping[str, str], stdin: int = PIPE, cwd: Path | None = None
+) -> AsyncIterator[Process]:
     """Run a program while the block runs, then kill what is left of it."""
     with tempfile.TemporaryDirectory(prefix="qrng-client-") as home:
         process = await asyncio.create_subprocess_exec(
@@ -74,6 +83,7 @@ async def started(*argv: str | Path, env: Mapping[str, str], stdin: int = PIPE) 
             stdout=PIPE,
             stderr=PIPE,
             env={"PATH": _SEARCH_PATH, "HOME": home, **env},
+            cwd=cwd,
             start_new_session=True,
         )
         try:

@@ -8,7 +8,8 @@ import ipaddress
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,25 +23,36 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from qrng_client import (
+    Allowance,
     AsyncEntropyClient,
     BadReplyError,
+    ChunkRange,
     ClientClosedError,
     Entropy,
     EntropyClient,
     GatewayStatus,
+    Processing,
     SourceClass,
 )
+from qrng_grpc.certs import Authority
 from qrng_grpc.channel import Endpoint, open_async_channel, open_channel
+from qrng_grpc.chunk import BlockLabel
+from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, changing_client_file, digest_of
+from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.errors import (
     AuthenticationError,
+    ForbiddenError,
     InvalidRequestError,
+    LimitError,
     PoolShortError,
     QrngError,
     ServerUnreachableError,
     WeakerSourceError,
 )
+from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc, labels_pb2
+from tests.integration.fronts import until
 
 MIB = 1 << 20
 
@@ -60,6 +72,10 @@ class SyncReader:
     async def status(self) -> GatewayStatus:
         return await asyncio.to_thread(self._client.status)
 
+    @property
+    def allowance(self) -> Allowance | None:
+        return self._client.allowance
+
     async def close(self) -> None:
         self._client.close()
 
@@ -72,6 +88,10 @@ class AsyncReader:
         self.get = self._client.get
         self.status = self._client.status
         self.close = self._client.close
+
+    @property
+    def allowance(self) -> Allowance | None:
+        return self._client.allowance
 
     async def stream(self, *args: Any, most: int | None = None, **kwargs: Any) -> list[Entropy]:
         messages: list[Entropy] = []
@@ -251,6 +271,135 @@ async def test_from_env(gateway: RunningGateway) -> None:
     assert await asyncio.to_thread(read) == 32
 
 
+# ---- What a caller may demand, and what it is told ----------------------------------------------------------
+
+
+async def test_fresh(kind: type[Reader]) -> None:
+    """Bytes that were there are not fresh: the call waits for a chunk captured after it came, as long as it takes."""
+    async with (
+        running_gateway(max_fresh_wait=60) as gateway,
+        reader(kind, gateway.client_address, api_key=gateway.api_key) as client,
+    ):
+        await gateway.push(os.urandom(64))
+        waiting = asyncio.create_task(client.get(32, fresh=True))
+        await until(lambda: gateway.gateway.pool.waiting == 1)
+        asked_ns, data = gateway.clock.now_ns(), os.urandom(32)
+        await gateway.push(data)
+        entropy = await waiting
+    assert entropy.data == data
+    assert entropy.capture_start_ns >= asked_ns
+
+
+async def test_fresh_in_vain(kind: type[Reader]) -> None:
+    """Fresh bytes that do not come are a short pool."""
+    async with (
+        running_gateway(max_fresh_wait=0) as gateway,
+        reader(kind, gateway.client_address, api_key=gateway.api_key) as client,
+    ):
+        await gateway.push(os.urandom(64))
+        for call in (client.get(32, fresh=True), client.stream(32, 64, fresh=True)):
+            with pytest.raises(PoolShortError):
+                await call
+
+
+async def test_provenance(kind: type[Reader], gateway: RunningGateway) -> None:
+    """Where bytes came from is told when asked for, range by range, over several messages too."""
+    data = os.urandom(300)
+    await gateway.push(data[:100])
+    await gateway.push(data[100:])
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key, max_request_bytes=80) as client:
+        entropy = await client.get(160, provenance=True)
+        (message,) = await client.stream(40, 40, provenance=True)
+        assert (await client.get(40)).provenance == ()
+    first, second = (partial(ChunkRange, gateway.collector_id, gateway.epoch, number) for number in (1, 2))
+    assert entropy.data == data[:160]
+    assert entropy.provenance == (first(0, 80), first(80, 20), second(0, 60))
+    assert message.provenance == (second(60, 40),)
+
+
+async def test_processing(kind: type[Reader], gateway: RunningGateway) -> None:
+    """Only bytes of the processing asked for come; those of several lanes only where that is allowed."""
+    label = BlockLabel(("test-device",), SourceClass.OPERATING_SYSTEM)
+    await gateway.push(b"n" * 32, label=label)
+    await gateway.push(b"m" * 32, label=replace(label, processing=Processing.MIXED))
+    async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+        assert (await client.get(16, processing=Processing.NONE)).data == b"n" * 16
+        with pytest.raises(PoolShortError):
+            await client.get(48)
+        both = await client.get(48, span_lanes=True)
+    assert (sorted(both.data), both.processing) == (sorted(b"n" * 16 + b"m" * 32), Processing.MIXED)
+
+
+KEY = "key-of-the-sampler"
+
+
+@asynccontextmanager
+async def limited(kind: type[Reader], directory: Path, **rights: Any) -> AsyncIterator[tuple[RunningGateway, Reader]]:
+    """A gateway whose time stands still, and a reader whose record has `rights`."""
+    file, clock = directory / "clients.yaml", ManualClock()
+    with changing_client_file(file) as records:
+        records.append(ClientRecord(Client("sampler", **rights), (KeyDigest(digest_of(KEY)),)))
+    async with (
+        running_gateway(clock=clock, max_wait=0, api_keys_file=file) as gateway,
+        reader(kind, gateway.client_address, api_key=KEY) as client,
+    ):
+        clock.advance(1)
+        await gateway.push(os.urandom(4096))
+        yield gateway, client
+
+
+async def test_what_is_left(kind: type[Reader], tmp_path: Path) -> None:
+    """A client knows after each answer, and each refusal, what it may still have."""
+    limits = Limits(requests_per_s=10, bytes_per_day=1000)
+    async with limited(kind, tmp_path, limits=limits) as (_, client):
+        assert client.allowance is None
+        await client.get(400)
+        assert client.allowance == Allowance(requests=9, bytes_today=600)
+        await client.status()
+        assert client.allowance == Allowance(requests=8, bytes_today=600)
+        with pytest.raises(LimitError):
+            await client.get(601)
+        assert client.allowance == Allowance(requests=7, bytes_today=600)
+
+
+async def test_when_to_come_back(kind: type[Reader], tmp_path: Path) -> None:
+    """A refusal for too many requests says when the next may come, and then it may."""
+    async with limited(kind, tmp_path, limits=Limits(requests_per_s=0.25)) as (gateway, client):
+        await client.get(8)
+        with pytest.raises(LimitError, match="try again in") as over:
+            await client.get(8)
+        assert over.value.retry_after_s is not None
+        gateway.clock.advance(over.value.retry_after_s)  # type: ignore[attr-defined]
+        assert len(await client.get(8)) == 8
+
+
+async def test_forbidden(kind: type[Reader], tmp_path: Path) -> None:
+    """A good key for other methods is told apart from a wrong one."""
+    allowed = frozenset(("qrng.v1.EntropyService/GetEntropy",))
+    async with limited(kind, tmp_path, methods=allowed) as (_, client):
+        assert len(await client.get(8)) == 8
+        for call in (client.stream(8, 8), client.status()):
+            with pytest.raises(ForbiddenError):
+                await call
+
+
+async def test_status_in_motion(kind: type[Reader], tmp_path: Path) -> None:
+    """The status tells how fast bytes come and go, when that ends, and how far a collector's clock is off."""
+    async with limited(kind, tmp_path) as (gateway, client):
+        clock: ManualClock = gateway.clock  # type: ignore[assignment]
+        for _ in range(10):
+            clock.advance(1)
+            await client.get(200)
+            gateway.gateway.pool.look_ahead()
+        await gateway.push(os.urandom(8), capture_start_ns=clock.now_ns() - 2 * NS_PER_S)
+        status = await client.status()
+    assert status.outflow_bytes_per_s > status.inflow_bytes_per_s >= 0
+    assert status.forecast_s is not None
+    assert status.forecast_s > 0
+    (collector,) = status.collectors
+    assert collector.clock_skew_s is not None
+
+
 # ---- A server that breaks the contract --------------------------------------------------------------------
 
 
@@ -390,3 +539,44 @@ async def test_tls(kind: type[Reader], certificate: tuple[grpc.ServerCredentials
         async with reader(kind, address, tls=True) as client:
             with pytest.raises(ServerUnreachableError):
                 await client.get(32)
+
+
+async def test_certificate_of_the_client(kind: type[Reader], tmp_path: Path) -> None:
+    """At a gateway that asks for certificates a client comes in with its own, without a key; without one, not at all."""
+    uri, file = "spiffe://qrng/client/sampler", tmp_path / "clients.yaml"
+    servers, clients = Authority.create("servers"), Authority.create("clients")
+    for name, issued in (
+        ("servers", servers.issued),
+        ("clients", clients.issued),
+        ("server", servers.server(["127.0.0.1"])),
+        ("own", clients.client(uri)),
+        ("foreign", servers.client(uri)),
+        ("unlisted", clients.client(uri + "-unlisted")),
+    ):
+        issued.save(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+    with changing_client_file(file) as records:
+        records.append(ClientRecord(Client("sampler"), (), uri))
+    settings = {
+        "tls_cert_file": tmp_path / "server.pem",
+        "tls_key_file": tmp_path / "server.key",
+        "client_ca_file": tmp_path / "clients.pem",
+        "api_keys_file": file,
+    }
+    reads = partial(reader, kind, ca_file=tmp_path / "servers.pem")
+    async with running_gateway(max_wait=0, **settings) as gateway:
+        await gateway.push(os.urandom(64))
+
+        def showing(name: str) -> Any:
+            return reads(gateway.client_address, cert_file=tmp_path / f"{name}.pem", key_file=tmp_path / f"{name}.key")
+
+        async with showing("own") as client:
+            assert len(await client.get(8)) == 8
+        async with showing("unlisted") as client:
+            with pytest.raises(AuthenticationError):
+                await client.get(8)
+        async with showing("foreign") as client:
+            with pytest.raises(ServerUnreachableError):
+                await client.get(8)
+        async with reads(gateway.client_address, api_key=gateway.api_key) as client:
+            with pytest.raises(ServerUnreachableError):
+                await client.get(8)

@@ -126,10 +126,11 @@ async def test_reflection_uses_up_no_streams_of_those_who_have_a_key() -> None:
     async with running_gateway(max_streams=1) as gateway, open_front(gateway) as front:
         await gateway.push(os.urandom(8))
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(front.channel)
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
         calls = [stub.ServerReflectionInfo() for _ in range(MAX_REFLECTIONS)]
         for call in calls:
-            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            await call.write(question)
             await call.read()
-        assert (await refused(stub.ServerReflectionInfo())).reason == "LIMIT_EXCEEDED"
+        assert (await refused(stub.ServerReflectionInfo(iter([question])))).reason == "LIMIT_EXCEEDED"
         request = SubscribeEntropyRequest(bytes_per_message=8, total_bytes=8)
         assert len([reply async for reply in front.entropy.SubscribeEntropy(request, metadata=front.key)]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import socket
@@ -427,6 +428,28 @@ async def test_endless_answers_are_not_read_to_their_end() -> None:
         provider=dataclasses.replace(PRESETS["lfd"], url="{base}/{bytes}", base=None),
     )
     assert "longer than any answer" in str(await failure_of(source, 16))
+    await source.close()
+
+
+async def test_an_answer_without_an_end_is_left_where_it_is_too_long() -> None:
+    """An answer that never ends is given up once it is longer than any, and not when time is over."""
+    given_up = asyncio.Event()
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"0" * 4096)
+                await writer.drain()
+        given_up.set()
+
+    server = await asyncio.start_server(pour, "127.0.0.1", 0)
+    _SERVERS.append(server)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    source = HttpSource(url, source_class=SourceClass.QUANTUM, device_id="q", timeout_s=20)
+    assert "longer than any answer" in str(await failure_of(source, 16))
+    await given_up.wait()
     await source.close()
 
 

@@ -8,48 +8,20 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from qrng_gateway.access import Access
-from qrng_gateway.dispenser import Dispenser
-from qrng_gateway.rest import RestApi
 from qrng_gateway.status import GatewayStatus
 from qrng_grpc.chunk import BlockLabel, Heartbeat, Identity, SourceState
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.http_serving import serving_http
 from qrng_grpc.labels import Condition, SourceClass
-from qrng_grpc.testing.gateway import RunningGateway, running_gateway
+from qrng_grpc.testing.gateway import running_gateway
 from tests.integration.fronts import Front, signed_heartbeat, until
-
-Reply = tuple[int, dict[str, str], bytes]
-
-
-def bearer(gateway: RunningGateway) -> dict[str, str]:
-    return {"Authorization": f"Bearer {gateway.api_key}"}
-
-
-async def get(http: aiohttp.ClientSession, gateway: RunningGateway, path: str, **options: Any) -> Reply:
-    """Ask with the right key, unless `headers` say otherwise."""
-    options = {"headers": bearer(gateway), **options}
-    async with http.request(options.pop("method", "GET"), gateway.rest_url + path, **options) as response:
-        return response.status, dict(response.headers), await response.read()
-
-
-async def refusal(http: aiohttp.ClientSession, gateway: RunningGateway, path: str, **options: Any) -> Any:
-    """Return status, reason and the headers of a request that fails, having checked the shape of its body."""
-    status, headers, body = await get(http, gateway, path, **options)
-    error = json.loads(body)["error"]
-    assert set(error) <= {"reason", "message", "retry_after_seconds"}
-    assert isinstance(error["message"], str)
-    assert headers["Cache-Control"] == "no-store"
-    return status, error["reason"], headers
+from tests.integration.rest_requests import bearer, get, own_rest, refusal, sent_raw
 
 
 @pytest.mark.parametrize(
@@ -185,16 +157,6 @@ async def test_no_key_is_logged(
     assert key not in "".join(capfd.readouterr())
 
 
-async def sent_raw(gateway: RunningGateway, request: bytes) -> bytes:
-    """Send bytes that need not be HTTP; return all that comes back until the gateway closes the connection."""
-    reader, writer = await asyncio.open_connection(*host_and_port(gateway.gateway.rest_address))
-    writer.write(request)
-    reply = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return reply
-
-
 @pytest.mark.parametrize(
     "request_line",
     [
@@ -308,8 +270,11 @@ async def test_status_has_the_fields_legacy_clients_read(front: Front, http: aio
     after = json.loads(body)
     assert headers["Content-Type"].startswith("application/json")
     assert after["status"] == "healthy"
-    assert after["buffer_bytes_available"] == 4_999_900
-    assert after["buffer_fill_percent"] == pytest.approx(49.999)
+    pooled = 5_000_000 - after["accounting"]["set_aside"] - 100
+    assert after["buffer_bytes_available"] == pooled
+    assert after["buffer_fill_percent"] == pytest.approx(pooled / 100_000)
+    assert after["inflow_bytes_per_second"] >= after["outflow_bytes_per_second"] >= 0
+    assert after["forecast_seconds_left"] is None
     assert after["last_data_received"].endswith("+00:00")
     assert 0 <= after["data_freshness_seconds"] < 60
     assert 0 <= after["uptime_seconds"] < 60
@@ -337,27 +302,13 @@ class BrokenObserver:
 
 async def test_a_fault_of_ours_tells_nothing(front: Front, http: aiohttp.ClientSession) -> None:
     """An unforeseen exception is a 500 without its text, and one log line without it too."""
-    access = Access([front.gateway.api_key])
-    dispenser = Dispenser(front.gateway.gateway.pool, least_class=SourceClass.QUANTUM, max_wait_s=0)
-    api = RestApi(access, dispenser, BrokenObserver(), limit=1, key_in_query=False)  # type: ignore[arg-type]
     with capture_logs() as logs:
-        async with serving_http(api.app(), "127.0.0.1:0", grace_s=1) as address:
+        async with own_rest(front, observer=BrokenObserver()) as address:  # type: ignore[arg-type]
             headers = bearer(front.gateway)
             async with http.get(f"http://{address}/api/status", headers=headers) as response:
                 assert response.status == 500
                 assert "must not travel" not in await response.text()
     assert logs == [{"event": "request_failed", "fault": "ZeroDivisionError", "log_level": "error"}]
-
-
-@asynccontextmanager
-async def own_rest(front: Front, **settings: Any) -> AsyncIterator[str]:
-    """Serve REST of the front's gateway once more, with `settings` of its own."""
-    gateway = front.gateway.gateway
-    access = Access([front.gateway.api_key])
-    dispenser = Dispenser(gateway.pool, least_class=SourceClass.QUANTUM, max_wait_s=0)
-    api = RestApi(access, dispenser, gateway.observer, limit=1, key_in_query=False)
-    async with serving_http(api.app(), "127.0.0.1:0", grace_s=1, **settings) as address:
-        yield address
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: "])

@@ -244,6 +244,23 @@ async def test_a_mix_set_to_stop_captures_nothing_without_a_leg(gateway: Running
         assert collector.counters.captured == 0
 
 
+async def test_a_mix_waits_for_all_requests_of_a_leg(gateway: RunningGateway, front: Front, tmp_path: Path) -> None:
+    """A leg that needs twenty spaced requests for its part gets the time, so that none of them is for nothing."""
+    async with QuantisAppliance(seed=5) as appliance:
+        request = {"url": "{base}/api/2.0/streambytes?size={bytes}", "reader": "raw", "max_units": 128}
+        pace = {"start_up_size": 1024, "fetch_timeout": 0.5, "request_interval": 0.1}
+        entries = (appliance_entry(appliance, request=request, **pace), {"kind": "system", "start_up_size": 1024})
+        config = config_of(gateway, tmp_path, *entries, mixing_strategy="hkdf", fetch_chunk_size=2048)
+        async with collecting(config) as collector:
+            reply = await drawn(front)
+            (slow, _) = [view for reader in collector.readers for view in reader.states()]
+    assert (reply.processing, reply.source_class) == (
+        labels_pb2.PROCESSING_MIXED,
+        labels_pb2.SOURCE_CLASS_QUANTUM,
+    )
+    assert slow.discarded_bytes == 1024
+
+
 async def test_jitter_is_a_source_when_named(gateway: RunningGateway, front: Front, tmp_path: Path) -> None:
     """Timing jitter serves as OPERATING_SYSTEM, tested like any other."""
     async with collecting(

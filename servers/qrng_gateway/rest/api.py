@@ -73,7 +73,8 @@ class RestApi:
         document = described(
             limit=limit, key_header=access.key_name, key_in_query=key_in_query, has_metrics=metrics is not None
         )
-        self._document = json.dumps(document, ensure_ascii=False).encode()
+        self.document = json.dumps(document).encode()
+        """What `/openapi.json` answers."""
         self._page = page(document)
 
     def app(self) -> web.Application:
@@ -179,7 +180,7 @@ class RestApi:
         return _json({"status": "alive"})
 
     async def _openapi(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._document, content_type="application/json")
+        return web.Response(body=self.document, content_type="application/json")
 
     async def _docs(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._page, content_type="text/html", headers=PAGE_HEADERS)

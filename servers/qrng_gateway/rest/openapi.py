@@ -26,8 +26,7 @@ Randomness, each byte of it given to one caller, once. What the bytes are stands
 be kept.
 
 A parameter that an endpoint does not know, one that is there twice, and an integer in any but its plainest form are \
-refused with 400. Every error has the same body, whose `reason` is for programs. 429 and most of 503 carry \
-`Retry-After`."""
+refused with 400. Every error has the same body, whose `reason` is for programs. 429 and 503 carry `Retry-After`."""
 
 _CLASSES = {"type": "string", "enum": [source_class.value for source_class in BEST_FIRST]}
 _JSON = "application/json"

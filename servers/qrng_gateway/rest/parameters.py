@@ -21,7 +21,7 @@ from qrng_grpc.labels import BEST_FIRST, SourceClass
 from qrng_grpc.values import INT64_MAX
 
 MAX_BODY_BYTES = 1024
-BODY_S = 10.0
+BODY_S = 5.0
 """How long a body may take to arrive."""
 KEY = "api_key"
 """The parameter that carries a key; it is no business of an endpoint."""

@@ -5,7 +5,8 @@
 // many bytes were read.
 //
 // Environment: QR_GRPC_SERVER_ADDRESS, QR_GRPC_API_KEY, PROTOS (the folder protos/), LOAD (JSON: for
-// each kind how many users make how many calls, of how many messages of what size).
+// each kind how many users make how many calls, of how many messages of what size); LONGEST (how long it may take,
+// by default 25s).
 import { check } from 'k6';
 import { b64decode } from 'k6/encoding';
 import { Counter } from 'k6/metrics';
@@ -41,7 +42,7 @@ export const options = {
 };
 
 function scenario(exec, { users, calls }) {
-  return { executor: 'shared-iterations', exec, vus: users, iterations: calls, maxDuration: '25s', gracefulStop: '0s' };
+  return { executor: 'shared-iterations', exec, vus: users, iterations: calls, maxDuration: __ENV.LONGEST || '25s', gracefulStop: '0s' };
 }
 
 export function unary() {

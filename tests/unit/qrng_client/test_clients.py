@@ -6,9 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from qrng_client import AsyncEntropyClient, EntropyClient
 from qrng_client.settings import client_settings
+from qrng_grpc.certs import Authority
 from qrng_grpc.errors import ConfigError, InvalidRequestError
 
 KEY = "a-key-of-some-length"
@@ -76,6 +83,50 @@ def test_unusable_ca_file(tmp_path: Path) -> None:
         EntropyClient(ca_file=empty)
 
 
+def new_pair(at: Path) -> tuple[Path, Path]:
+    cert_file, key_file = at.with_suffix(".pem"), at.with_suffix(".key")
+    Authority.create("clients").client("spiffe://qrng/client/sampler").save(cert_file, key_file)
+    return cert_file, key_file
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> tuple[Path, Path]:
+    """A client's certificate and its key."""
+    return new_pair(tmp_path / "own")
+
+
+def test_own_certificate(issued: tuple[Path, Path]) -> None:
+    """A certificate and its key imply TLS."""
+    cert_file, key_file = issued
+    EntropyClient("gateway.example:50051", cert_file=cert_file, key_file=key_file).close()
+
+
+def test_unusable_own_certificate(tmp_path: Path, issued: tuple[Path, Path]) -> None:
+    """Half a pair, a key that is another's, encrypted, readable by others or none: refused by name, at once."""
+    cert_file, key_file = issued
+    _, others = new_pair(tmp_path / "other")
+    key = load_pem_private_key(key_file.read_bytes(), None)
+    locked, shared = tmp_path / "locked.key", tmp_path / "shared.key"
+    locked.touch(0o600)
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")))
+    shared.write_bytes(key_file.read_bytes())
+    shared.chmod(0o644)
+    mistakes: list[tuple[Path | None, Path | None, str]] = [
+        (cert_file, None, "go together"),
+        (None, key_file, "go together"),
+        (key_file, key_file, "holds no certificate"),
+        (tmp_path / "missing", key_file, "cannot be read"),
+        (cert_file, tmp_path / "missing", "cannot be read"),
+        (cert_file, others, "is not the certificate's"),
+        (cert_file, cert_file, "can be read or changed by others|is not the certificate's"),
+        (cert_file, locked, "is encrypted"),
+        (cert_file, shared, "can be read or changed by others"),
+    ]
+    for cert, key_of_it, mistake in mistakes:
+        with pytest.raises(ConfigError, match=mistake):
+            EntropyClient("localhost:1", cert_file=cert, key_file=key_of_it)
+
+
 def test_maximum_out_of_range() -> None:
     """A message size no server takes is refused."""
     with pytest.raises(InvalidRequestError):
@@ -102,7 +153,8 @@ def test_environment() -> None:
     )
     assert settings.grpc_server_address == "[::1]:6000"
     assert settings.grpc_api_key.get_secret_value() == KEY
-    assert settings.grpc_timeout_ms == 250
+    assert settings.timeout_s == 0.25
+    assert client_settings({}).timeout_s is None
     assert KEY not in repr(settings)
 
 

@@ -11,6 +11,7 @@ from qrng_grpc.error_details import STATUS_KEY, status_code, trailers
 from qrng_grpc.errors import (
     AuthenticationError,
     DrainingError,
+    ForbiddenError,
     InvalidRequestError,
     LimitError,
     PoolShortError,
@@ -27,6 +28,7 @@ from qrng_grpc.errors import (
         InvalidRequestError,
         UnsupportedError,
         AuthenticationError,
+        ForbiddenError,
         LimitError,
         PoolShortError,
         WeakerSourceError,
@@ -40,6 +42,7 @@ def test_told_error(cls: type[QrngError]) -> None:
     assert type(error) is cls
     assert "text of the server" not in str(error)
     assert error.retry_after_s == 1.5
+    assert str(error).endswith("; try again in 1.5 s")
     assert error.field == "bytes_needed"
     assert status_code(told).name in str(error)
 
@@ -50,7 +53,7 @@ def test_told_error(cls: type[QrngError]) -> None:
         (grpc.StatusCode.UNAVAILABLE, ServerUnreachableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, ServerUnreachableError),
         (grpc.StatusCode.UNAUTHENTICATED, AuthenticationError),
-        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationError),
+        (grpc.StatusCode.PERMISSION_DENIED, ForbiddenError),
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequestError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, LimitError),
         (grpc.StatusCode.UNIMPLEMENTED, UnsupportedError),

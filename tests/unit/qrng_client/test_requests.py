@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrng_client import SourceClass
-from qrng_client.requests import MAX_GET_BYTES, MAX_REQUEST_BYTES, RequestBook, Wish
+from qrng_client import Processing, SourceClass
+from qrng_client.requests import MAX_GET_BYTES, MAX_REQUEST_BYTES, Patience, RequestBook, Wish
 from qrng_grpc.errors import InvalidRequestError
-from qrng_grpc.v1 import labels_pb2
+from qrng_grpc.v1 import entropy_pb2, labels_pb2
 
 
 @given(n=st.integers(1, 5000), most=st.integers(1, 1000))
@@ -59,11 +59,26 @@ def test_age_out_of_range(age: float) -> None:
 
 
 def test_wish_on_the_wire() -> None:
-    """Least class and age travel with every request; left out, the gateway's own apply."""
-    wish = Wish(SourceClass.QUANTUM, 1.5)
-    request = RequestBook().gets(1, wish)[0]
-    assert (request.least_class, request.max_age_ms) == (labels_pb2.SOURCE_CLASS_QUANTUM, 1500)
-    stream = RequestBook().subscription(1, 1, wish).request
-    assert (stream.least_class, stream.max_age_ms) == (labels_pb2.SOURCE_CLASS_QUANTUM, 1500)
+    """All that is demanded travels with every request; left out, the gateway's own apply."""
+    wish = Wish(
+        least_class=SourceClass.QUANTUM,
+        max_age_s=1.5,
+        processing=Processing.XOR_OS,
+        span_lanes=True,
+        fresh=True,
+        provenance=True,
+    )
+    for request in (RequestBook().gets(1, wish)[0], RequestBook().subscription(1, 1, wish).request):
+        assert (request.least_class, request.max_age_ms) == (labels_pb2.SOURCE_CLASS_QUANTUM, 1500)
+        assert request.processing == labels_pb2.PROCESSING_XOR_OS
+        assert request.span_lanes
+        assert request.fresh
+        assert request.include_provenance
     plain = RequestBook().gets(1, Wish())[0]
-    assert (plain.least_class, plain.max_age_ms) == (labels_pb2.SOURCE_CLASS_UNSPECIFIED, 0)
+    assert plain == entropy_pb2.GetEntropyRequest(bytes_needed=1, sequence_id=1)
+
+
+def test_patience() -> None:
+    """A time-out that is stated holds for every call; else bytes that are still to be captured get a minute."""
+    assert (Patience().seconds(), Patience().seconds(fresh=True)) == (5, 60)
+    assert Patience(0.25).seconds(fresh=True) == 0.25

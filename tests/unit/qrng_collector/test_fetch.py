@@ -149,11 +149,16 @@ async def test_a_source_that_hangs_is_given_up() -> None:
     assert into.counters.captured == SIZE
 
 
-async def test_a_fault_nobody_foresaw_ends_the_loop() -> None:
-    """A bug in a source is not swallowed as a failed fetch."""
-    async with fetching(ScriptedSource([ZeroDivisionError()]), queue(), config()) as task:
-        with pytest.raises(ZeroDivisionError):
-            await task
+async def test_a_fault_nobody_foresaw_is_a_failed_fetch() -> None:
+    """A bug in a source costs a fetch, is told by its kind, and does not end the loop."""
+    source, into = ScriptedSource([ZeroDivisionError("TEXT"), bytes(SIZE)]), queue()
+    with capture_logs() as logs:
+        async with fetching(source, into, config()):
+            await source.over.wait()
+    assert [entry["event"] for entry in logs] == ["fetch_failed", "fetch_recovered"]
+    assert "ZeroDivisionError" in logs[0]["reason"]
+    assert "TEXT" not in repr(logs)
+    assert into.counters.captured == SIZE
 
 
 async def test_the_pace_does_not_depend_on_the_queue() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -124,6 +125,51 @@ async def test_a_cached_reply_is_not_believed() -> None:
     assert "fingerprint" in (await failure_of(leg)).message
     clock.advance(60)
     assert "failed its tests" in (await failure_of(leg)).message
+
+
+async def test_a_cached_reply_is_found_wherever_in_a_block_it_lies() -> None:
+    """A block of several replies of which one came before is discarded, whichever that is."""
+
+    class Cached(StreamSource):
+        """Behind a cache that answers requests of one size from memory."""
+
+        answer: bytes | None = None
+
+        async def read(self, size: int) -> bytes:
+            if size != 400:
+                return await super().read(size)
+            self.answer = self.answer or await super().read(size)
+            return self.answer
+
+    clock, source = ManualClock(), Cached(SeededStream(1))
+    leg = leg_of(source, clock, size=1000, most=600)
+    first = await leg.read(1000)
+    assert first.data.endswith(source.answer or b"?")
+    assert (await failure_of(leg, 1000)).message == "the source failed its tests (fingerprint)"
+    assert leg.condition is Condition.QUARANTINED
+
+
+async def test_a_cached_reply_is_found_wherever_in_a_test_it_lies() -> None:
+    """Tests, too, know every reply of theirs again: on demand, and at the start-up that follows."""
+
+    class Cached(StreamSource):
+        """Behind a cache that answers the last request of each test from memory."""
+
+        answer: bytes | None = None
+
+        async def read(self, size: int) -> bytes:
+            if size != START_UP - 2 * 400:
+                return await super().read(size)
+            self.answer = self.answer or await super().read(size)
+            return self.answer
+
+    clock = ManualClock()
+    leg = leg_of(Cached(SeededStream(1)), clock, size=400)
+    await leg.read(400)
+    leg.test_anew()
+    for _ in range(2):
+        assert (await failure_of(leg, 400)).message == "the source failed its tests (fingerprint)"
+        clock.advance(60)
 
 
 async def test_three_quarantines_in_a_day_wait_for_the_operator() -> None:
@@ -265,6 +311,109 @@ async def test_a_cancelled_start_up_goes_on_where_it_was() -> None:
     await asyncio.wait([read])
     assert len(await leg.read(100)) == 100
     assert source.asked == [400, 400, 0, 224, 100]
+
+
+async def test_a_failed_start_up_goes_on_where_it_was() -> None:
+    """What was gathered for the test before a failure is kept, and not fetched again."""
+
+    class Failing(StreamSource):
+        async def read(self, size: int) -> bytes:
+            if len(self.asked) == 1:
+                self.failures = [SourceError("busy")]
+            return await super().read(size)
+
+    clock, source = ManualClock(), Failing(SeededStream(1))
+    leg = leg_of(source, clock, size=600)
+    clock.advance((await failure_of(leg, 600)).retry_after_s or 0.0)
+    assert len(await leg.read(600)) == 600
+    assert source.asked == [600, 424, 424, 600]
+
+
+async def test_a_slow_source_comes_into_service() -> None:
+    """Tests are fetched as blocks are: a source that brings each block in its time passes, however long it takes."""
+
+    class Slow(StreamSource):
+        async def read(self, size: int) -> bytes:
+            if size > 100:
+                await asyncio.Event().wait()
+            return await super().read(size)
+
+    source = Slow(SeededStream(1))
+    leg = leg_of(source, ManualClock(), size=100, timeout_s=0.2)
+    assert len(await leg.read(100)) == 100
+    leg.test_anew()
+    assert len(await leg.read(100)) == 100
+    assert source.asked == 2 * ([100] * 10 + [24, 100])
+
+
+async def test_requests_are_spaced() -> None:
+    """Between two requests, also for one block, there is the interval that is set, whatever time the first took."""
+    source = StreamSource(SeededStream(1))
+    leg = leg_of(source, ManualClock(), size=600, request_interval_s=3600.0)
+    read = asyncio.create_task(leg.read(600))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (source.asked, read.done()) == ([600], False)
+    read.cancel()
+    await asyncio.wait([read])
+
+
+async def test_the_books_of_a_source_balance() -> None:
+    """Whatever was fetched was delivered or discarded, also when a block failed or was given up in its middle."""
+
+    class Stumbling(StreamSource):
+        async def read(self, size: int) -> bytes:
+            self.failures = [SourceError("busy")] * (len(self.asked) % 4 == 3)
+            return await super().read(size)
+
+    clock, source = ManualClock(), Stumbling(SeededStream(1))
+    leg = leg_of(source, clock, size=3000, most=1000)
+    delivered = failures = 0
+    while failures < 4:
+        try:
+            delivered += len(await leg.read(3000))
+        except SourceError as error:
+            failures += 1
+            clock.advance(error.retry_after_s or 0.0)
+        (view,) = leg.states()
+        assert view.fetched_bytes == delivered + view.discarded_bytes
+    assert delivered > 0
+    assert view.discarded_bytes > START_UP
+
+
+async def test_the_books_balance_after_a_read_was_cancelled() -> None:
+    """What had come of a block that a mix, say, no longer waits for is counted as discarded."""
+
+    class Stalling(StreamSource):
+        async def read(self, size: int) -> bytes:
+            if len(self.asked) == 5:
+                stalling.set()
+                await asyncio.Event().wait()
+            return await super().read(size)
+
+    stalling = asyncio.Event()
+    leg = leg_of(Stalling(SeededStream(1)), ManualClock(), most=400)
+    read = asyncio.create_task(leg.read(1000))
+    await stalling.wait()
+    read.cancel()
+    await asyncio.wait([read])
+    assert leg.states() == [SourceView("q", SourceClass.QUANTUM, Condition.DELIVERING, START_UP + 800, START_UP + 800)]
+
+
+async def test_an_unforeseen_failure_is_one_of_that_source() -> None:
+    """Any exception of a source is a failure like another: it counts, and is told by its kind, without its text."""
+
+    class Broken(StreamSource):
+        async def read(self, size: int) -> bytes:
+            raise UnicodeError("STRANGER'S TEXT")
+
+    leg = leg_of(Broken(SeededStream(1)), ManualClock())
+    with capture_logs() as logs:
+        failure = await failure_of(leg)
+    assert (failure.message, failure.retry_after_s) == ("the source failed in a way nobody foresaw (UnicodeError)", 1.0)
+    assert [entry["event"] for entry in logs] == ["source_failed"]
+    assert "STRANGER" not in repr(logs) + "".join(traceback.format_exception(failure))
+    assert leg.states()[0].fetched_bytes == 0
 
 
 async def test_a_silent_or_short_source_fails() -> None:

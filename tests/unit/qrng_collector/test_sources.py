@@ -11,10 +11,11 @@ import pytest
 from qrng_collector.config import ENV_PREFIX, CollectorConfig
 from qrng_collector.leg import Leg, MixedReader
 from qrng_collector.source_settings import AnySource, RequestSettings
-from qrng_collector.sources import make_readers, source_entries
+from qrng_collector.sources import make_readers, mix_patience_s, source_entries
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+from qrng_grpc.sources.presets import PRESETS
 
 REQUIRED = {
     "HMAC_SECRET_KEY": "0123456789abcdef0123456789abcdef",
@@ -30,6 +31,14 @@ JITTER = {"kind": "jitter"}
 STATED = {"source_class": "quantum", "device_id": "q"}
 HTTP = {"kind": "http", "url": "https://192.0.2.7", **STATED}
 VAULT = {"kind": "http", "preset": "vault", "url": "https://192.0.2.8:8200", "source_class": "operating_system"}
+SLOW_LFD = {
+    "kind": "http",
+    "preset": "lfd",
+    "source_class": "quantum",
+    "device_id": "lfd",
+    "request_interval": 3600,
+    "start_up_size": 1024,
+}
 GRPC = {"kind": "grpc", "address": "127.0.0.1:50051", **STATED}
 DEVICE = {"kind": "device", "path": "/dev/hwrng", "source_class": "hardware", "device_id": "d"}
 
@@ -131,6 +140,19 @@ sources:
     ([SYSTEM], {"SOURCE": "mock"}, "source: has no effect with sources"),
     ([SYSTEM], {"SOURCE_CLASS": "operating_system"}, "source_class: has no effect with sources"),
     ([SYSTEM], {"APPLIANCE_URL": "https://q"}, "appliance_url: has no effect"),
+    ([SYSTEM], {"APPLIANCE_URLS": "https://q"}, "appliance_urls: has no effect with sources"),
+    ([SYSTEM], {"APPLIANCE_CA_FILE": __file__}, "appliance_ca_file: has no effect with sources"),
+    ([HTTP], {"APPLIANCE_FINGERPRINT": "ab" * 32}, "appliance_fingerprint: has no effect with sources"),
+    ([DEVICE], {"DEVICE_PATH": "/dev/hwrng"}, "device_path: has no effect with sources"),
+    ([{"kind": "mock"}], {"MOCK_SEED": "7"}, "mock_seed: has no effect with sources"),
+    ([HTTP], {"SOURCE_CUSTODY": "local"}, "source_custody: has no effect with sources"),
+    ([HTTP], {"DEVICE_ID": "q2"}, "device_id: has no effect with sources"),
+    ([HTTP], {"ASSESSED_ENTROPY": "4"}, "assessed_entropy: has no effect with sources"),
+    ([HTTP | {"url": "https://qrng..lab.example"}], {}, "sources.0.http: not a URL, or its host"),
+    ([HTTP | {"request": {"url": "https://x", "reader": "raw"}}], {}, "sources.0.http: a request says"),
+    ([HTTP | {"request": {"url": "{base}/{bytes}", "reader": "raw", "body": "{kee}"}}], {}, "sources.0.http: a header"),
+    ([SYSTEM, SLOW_LFD], {"MIXING_STRATEGY": "xor", "FETCH_CHUNK_SIZE": "24576"}, "fetch_chunk_size: lfd: so many"),
+    ([SYSTEM, SLOW_LFD], {"MIXING_STRATEGY": "hkdf", "FETCH_CHUNK_SIZE": "19456"}, "fetch_chunk_size: lfd: so many"),
     ([SYSTEM | {"fetch_chunk_size": 4096}], {"BUFFER_SIZE": "4095"}, "buffer_size: must be at least the fetch_chunk"),
     ([SYSTEM], {"MIXING_STRATEGY": "xor"}, "mixing_strategy: a mix takes 2 to 8"),
     ([SYSTEM, JITTER], {"MIXING_STRATEGY": "tea"}, "mixing_strategy: "),
@@ -205,6 +227,43 @@ def test_an_entry_may_have_its_own_pace(tmp_path: Path) -> None:
     own = {"fetch_chunk_size": 64, "fetch_interval": 5}
     readers = make_readers(loaded(SYSTEM | own, JITTER, FETCH_CHUNK_SIZE="128"), tmp_path)
     assert [(reader.fetch_size, reader.fetch_interval_s) for reader in readers] == [(64, 5.0), (128, 0.1)]
+
+
+@pytest.mark.parametrize(("strategy", "size", "requests"), [
+    ("xor", 1024, 1), ("concat", 1025, 2), ("hkdf", 1024, 2), ("hkdf", 4096, 5),
+])  # fmt: skip
+def test_a_mix_is_as_patient_as_its_legs_need(strategy: str, size: int, requests: int) -> None:
+    """It waits for every request that a leg's part of a block takes, each with its interval and its time."""
+    entry = SLOW_LFD | {"request_interval": 7, "fetch_timeout": 5}
+    config = loaded(SYSTEM, entry, MIXING_STRATEGY=strategy, FETCH_CHUNK_SIZE=str(size))
+    quick, slow = [mix_patience_s(leg, config) for leg in config.sources]
+    assert slow == (requests + 1) * 12
+    assert quick == 2 * 10
+
+
+def test_a_mix_waits_a_day_at_most() -> None:
+    """A leg that could take longer than that gets a day."""
+    entry = SLOW_LFD | {"fetch_timeout": 3600}
+    config = loaded(SYSTEM, entry, MIXING_STRATEGY="xor", FETCH_CHUNK_SIZE="16384")
+    assert mix_patience_s(config.sources[1], config) == 86_400
+
+
+def test_a_read_of_a_provider_is_one_request() -> None:
+    """So intervals hold between requests, and every reply has a fingerprint of its own."""
+    for name, provider in PRESETS.items():
+        url = {"url": "https://192.0.2.7"} if provider.needs_base else {"url": None}
+        key = {"api_key": "token"} if provider.needs_key else {}
+        stated = {"source_class": provider.best_class.value, "device_id": name}
+        (entry,) = loaded({"kind": "http", "preset": name, **url, **key, **stated}).sources
+        assert entry.most_bytes == provider.max_request_bytes
+
+
+def test_what_may_be_secret_is_not_shown() -> None:
+    """Headers, bodies and prefixes of requests are no part of the settings' text."""
+    request = {"url": "{base}/{bytes}", "reader": "raw", "headers": {"X": "SECRET"}, "body": "SECRET"}
+    config = loaded(HTTP | {"request": request}, GRPC | {"device_id": "g", "request_prefix": "2206" + b"SECRET".hex()})
+    assert "SECRET" not in repr(config)
+    assert b"SECRET".hex() not in repr(config)
 
 
 def test_alpha_is_a_power_of_two() -> None:

@@ -1,4 +1,4 @@
-"""Fingerprints of blocks: bounded, keyed, and blind to what a block is cut to."""
+"""Fingerprints of replies: bounded, keyed, and blind to what a reply is cut to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qrng_grpc.sources.mock import SeededStream
 
 @given(st.lists(st.binary(min_size=1, max_size=1), max_size=60), st.integers(1, 8))
 def test_bounded_memory(openings: list[bytes], capacity: int) -> None:
-    """A block is known exactly when it is among the `capacity` different ones that came last."""
+    """A reply is known exactly when it is among the `capacity` different ones that came last."""
     fingerprints = Fingerprints(1, capacity)
     recent: list[bytes] = []
     for opening in openings:
@@ -22,13 +22,13 @@ def test_bounded_memory(openings: list[bytes], capacity: int) -> None:
         assert len(fingerprints) == len(recent)
 
 
-def test_distance_counts_blocks() -> None:
-    """A block that came again tells how many blocks ago it did."""
+def test_distance_counts_replies() -> None:
+    """A reply that came again tells how many replies ago it did."""
     stream, fingerprints = SeededStream(1), Fingerprints()
-    blocks = [stream.take(64) for _ in range(5)]
-    assert [fingerprints.distance(block) for block in blocks] == [None] * 5
-    assert fingerprints.distance(blocks[1]) == 4
-    assert fingerprints.distance(blocks[1]) == 1
+    replies = [stream.take(64) for _ in range(5)]
+    assert [fingerprints.distance(reply) for reply in replies] == [None] * 5
+    assert fingerprints.distance(replies[1]) == 4
+    assert fingerprints.distance(replies[1]) == 1
 
 
 def test_a_reply_cut_short_is_still_known() -> None:

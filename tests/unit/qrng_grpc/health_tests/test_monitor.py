@@ -85,6 +85,18 @@ def test_a_cache_does_not_pass_by_repeating_itself() -> None:
         assert verdict.failure.test is HealthTest.FINGERPRINT
 
 
+def test_every_reply_is_remembered() -> None:
+    """Of a block that is several replies each is known again, alone or within another block; the first is named."""
+    stream = SeededStream(0)
+    monitor, replies = started(stream), [stream.take(300) for _ in range(3)]
+    assert monitor.check(b"".join(replies), (0, 300, 600)).passed
+    failure = monitor.check(stream.take(100) + replies[2] + replies[1], (0, 100, 400)).failure
+    assert failure is not None
+    assert (failure.test, failure.statistic, failure.at) == (HealthTest.FINGERPRINT, 2, 1024 + 900 + 100 + 15)
+    assert not monitor.on_demand(stream.take(1024) + replies[0], (0, 1024)).passed
+    assert not monitor.start_up(stream.take(1024) + replies[0], (0, 1024)).passed
+
+
 def test_reset_begins_anew() -> None:
     """After a reset the source must pass a start-up test."""
     monitor = started(SeededStream(0))

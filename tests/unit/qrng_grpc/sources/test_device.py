@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 import tty
@@ -47,6 +48,23 @@ async def test_character_device_is_read_exactly(size: int) -> None:
     """A character device gives as many bytes as are asked for."""
     source = source_of(Path("/dev/urandom"))
     assert len(await source.read(size)) == size
+    await source.close()
+
+
+async def test_without_a_descriptor_left_a_read_fails_and_the_next_one_may_not() -> None:
+    """A process that has all descriptors it may have gets a SourceError, and its bytes once there is room again."""
+    source = source_of(Path("/dev/urandom"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    for room in range(2):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, hard))
+        try:
+            with pytest.raises(SourceError, match="OSError"):
+                await source.read(16)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(await source.read(16)) == 16
     await source.close()
 
 

@@ -143,10 +143,26 @@ def test_keys_and_bodies() -> None:
 
 @every_preset
 def test_nothing_to_see(provider: Provider) -> None:
-    """The repr of a request shows neither key nor challenge."""
+    """The repr of a request shows neither key nor challenge, that of a provider not what it may say in secret."""
     (request, *_) = asked(provider, 64)
     assert KEY not in repr(request)
     assert CHALLENGE not in repr(request)
+    secretive = dataclasses.replace(provider, headers=(("Authorization", "SECRET {key}"),), body="SECRET {bytes}")
+    assert "SECRET" not in repr(secretive)
+
+
+@every_preset
+def test_as_much_as_a_request_brings_is_one_request(provider: Provider) -> None:
+    """Whoever asks for at most `max_request_bytes` knows that each read is one request."""
+    assert len(asked(provider, provider.max_request_bytes)) == 1
+    assert provider.max_request_bytes <= MAX_CHUNK_BYTES
+
+
+def test_a_request_need_not_say_how_many_where_there_is_no_choice() -> None:
+    """How many bytes are wanted may stand anywhere in a request, or nowhere when it always brings the same number."""
+    assert asked(dataclasses.replace(OWN, url="https://example/r", max_units=1, unit_bytes=64), 64)[0].size == 64
+    in_body = dataclasses.replace(OWN, url="https://example/r", method="POST", body='{"n": {bytes}, "x": {}}')
+    assert asked(in_body, 16)[0].body == b'{"n": 16, "x": {}}'
 
 
 def test_classes() -> None:
@@ -209,7 +225,7 @@ def test_what_the_operator_must_say() -> None:
     with pytest.raises(ValueError, match="takes no key"):
         PRESETS["lfd"].requests(16, key=KEY)
     with pytest.raises(ValueError, match="fixed URL"):
-        Provider("own", "https://example/r", "raw", SourceClass.HARDWARE).requests(16, base=BASE)
+        OWN.requests(16, base=BASE)
     (moved,) = PRESETS["qrypt"].requests(16, base=f"{BASE}/", key=KEY)
     assert moved.url.startswith(f"{BASE}/api/v1/")
 
@@ -226,6 +242,9 @@ OWN = Provider("own", "https://example/r?n={bytes}", "hex", SourceClass.HARDWARE
         {"url": "https://example/{key}"},
         {"headers": (("X Y", "z"),)},
         {"headers": (("X", "z\r\nY: 1"),)},
+        {"headers": (("X", "Token {kee}"),)},
+        {"body": "{size} bytes, please"},
+        {"url": "https://example/r"},
         {"unit_bytes": 0},
         {"max_units": 0},
         {"proves_challenge": True},
