@@ -10,7 +10,8 @@
 
 Keys and ids are made up for each gateway, its state lies in a temporary directory, and any setting of
 `qrng_gateway.config.GatewayConfig` can be given by name. `clock_tolerance` is 0, so that bytes may be
-pushed from the first moment, `rate_limit` so high that no test meets it by accident, and nothing is set aside for tests of quality.
+pushed from the first moment, `rate_limit` so high that no test meets it by accident, and nothing is set
+aside for tests of quality.
 """
 
 from __future__ import annotations
