@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # How many tests run side by side: one for each of two cores. More only makes them wait for each other.
 WORKERS := 2
 # How many inputs each fuzz test of `make test-slow` tries; in `make test` it is 150.
-FUZZ_EXAMPLES ?= 5000
+FUZZ_EXAMPLES ?= 3000
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 # Paths as protoc wants them, below protos/. Only these files define services.
@@ -80,6 +80,8 @@ bench: $(READY) ## Measure what the parts cost, and what a gateway costs beyond 
 	$(BIN)/python bench/health_tests.py
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/authentication.py
+	$(BIN)/python bench/auth_timing.py
+	$(BIN)/python bench/fairness.py
 
 lock: $(READY) ## Resolve the dependencies anew, with hashes and without host names
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -103,7 +103,7 @@ def measured(kinds: dict[str, list[str]], stub: EntropyServiceStub, calls: int) 
             ask(request, metadata=metadata)
         except grpc.RpcError as error:
             took = time.perf_counter() - began
-            code = error.code()  # type: ignore[attr-defined]  # it is a grpc.Call too
+            code = error.code()
         else:
             took = time.perf_counter() - began
         if (code is grpc.StatusCode.UNAUTHENTICATED) is (kind == RIGHT):

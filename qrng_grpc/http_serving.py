@@ -145,6 +145,14 @@ class _Discreet(web.RequestHandler):
             self._impatience.cancel()
             self._impatience = None
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a reply. What is refused before there is a handler, such as an expectation, is so in our words too."""
+        if isinstance(resp, web.HTTPException):
+            resp = _in_our_words(resp)
+        return await super().finish_response(request, resp, start_time)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -199,13 +207,17 @@ async def telling_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except QrngError as error:
         return _error_response(error.http_status, error.reason, error.message, error.retry_after_s, error.field)
     except web.HTTPException as error:
-        response = _error_response(error.status, _REASONS.get(error.status, "INVALID_ARGUMENT"), error.reason)
-        if hdrs.ALLOW in error.headers:
-            response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-        return response
+        return _in_our_words(error)
     except Exception as fault:  # the boundary: nothing of a fault of ours may travel, not even its text
         log.error("request_failed", fault=type(fault).__name__)
         return _error_response(500, QrngError.reason, "an internal fault; the server's log has the rest")
+
+
+def _in_our_words(error: web.HTTPException) -> web.Response:
+    response = _error_response(error.status, _REASONS.get(error.status, "INVALID_ARGUMENT"), error.reason)
+    if hdrs.ALLOW in error.headers:
+        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+    return response
 
 
 def with_common_headers(app: web.Application) -> None:

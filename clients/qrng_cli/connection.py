@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import click
 
-from qrng_client import Allowance, Entropy, EntropyClient, Processing, SourceClass, Wanted
+from qrng_client import Allowance, ChunkRange, EntropyClient, Processing, SourceClass, Wanted
 from qrng_grpc.errors import AuthenticationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -126,9 +126,9 @@ def split_options(options: dict[str, Any]) -> tuple[Server, Wanted]:
     return Server(**options), wanted  # type: ignore[typeddict-item]
 
 
-def tell_provenance(entropy: Entropy) -> None:
+def tell_provenance(ranges: Iterable[ChunkRange]) -> None:
     """Print where bytes came from on standard error, a line for each range."""
-    for one in entropy.provenance:
+    for one in ranges:
         click.echo(
             f"collector={printable(one.collector_id)} epoch={one.epoch} sequence={one.sequence}"
             f" offset={one.offset} bytes={one.size}",

@@ -20,7 +20,7 @@ from qrng_cli.connection import (
 )
 from qrng_cli.output import destination, progress
 from qrng_cli.sizes import Size
-from qrng_client import Entropy, EntropyClient, Wanted
+from qrng_client import ChunkRange, Entropy, EntropyClient, Wanted
 
 PART_BYTES = 3 << 18
 """What one message of a long transfer holds: 768 KiB, a multiple of three so that base64 joins up."""
@@ -62,14 +62,16 @@ def command(size: int, form: str, output: Path | None, force: bool, label: bool,
     server, wanted = split_options(options)
     with destination(output, raw=form == "raw", force=force) as sink, open_client(server) as client:
         labels: dict[str, None] = {}
+        ranges: list[ChunkRange] = []
         with progress(size, worth_showing=size > PART_BYTES and not wanted["provenance"]) as advance:
             for entropy in parts(client, size, wanted):
                 sink.write(_ENCODERS[form](entropy.data))
                 advance(len(entropy))
                 labels[describe(entropy)] = None
-                tell_provenance(entropy)
+                ranges += entropy.provenance
         if form != "raw":
             sink.write(b"\n")
+    tell_provenance(ranges)
     if label:
         left = [] if client.allowance is None else [f"left: {in_words(client.allowance)}"]
         click.echo("\n".join([*labels, *left]), err=True)

@@ -49,4 +49,4 @@ def command(bytes_per_message: int, total: int | None, output: Path | None, forc
             sink.write(entropy.data)
             sink.flush()
             advance(len(entropy))
-            tell_provenance(entropy)
+            tell_provenance(entropy.provenance)

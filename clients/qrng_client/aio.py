@@ -95,7 +95,7 @@ class AsyncEntropyClient:
 
     @property
     def allowance(self) -> Allowance | None:
-        """What was left for this client after its last `get`, `status` or refusal. None before, or when not told."""
+        """What was left for this client when a call of it last ended. None before, or when the server does not tell."""
         return self._allowance
 
     def __repr__(self) -> str:
@@ -171,6 +171,7 @@ class AsyncEntropyClient:
             for size in subscription.sizes():
                 reply = await self._next(call, patience_s)
                 yield read_reply(reply, size=size, sequence_id=request.sequence_id, wish=wish)
+            await self._hear_the_end(call, patience_s)
         finally:
             call.cancel()
 
@@ -189,6 +190,15 @@ class AsyncEntropyClient:
         if not isinstance(reply, entropy_pb2.SubscribeEntropyResponse):
             raise BadReplyError("the server ended the stream before it was complete")
         return reply
+
+    async def _hear_the_end(self, call: grpc.aio.UnaryStreamCall[Any, Any], patience_s: float) -> None:
+        """Learn what is left. All bytes have come, so however the call ends is well."""
+        try:
+            async with asyncio.timeout(patience_s):
+                if await call.read() is grpc.aio.EOF:
+                    self._note(await call.trailing_metadata())
+        except (grpc.aio.AioRpcError, TimeoutError):
+            pass
 
     def _error(self, error: grpc.aio.AioRpcError) -> QrngError:
         self._note(error.trailing_metadata())

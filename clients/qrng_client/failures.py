@@ -8,6 +8,7 @@ NONE before it is imported, as the `qrng` command sees to.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import grpc
@@ -54,5 +55,11 @@ def error_of_call(code: grpc.StatusCode, trailers: Iterable[tuple[str, str | byt
     text = _BY_REASON.get(told.reason, text)
     field = told.field if told.field in _FIELDS else None
     at = f": {field}" if field else ""
-    when = "" if told.retry_after_s is None else f"; try again in {told.retry_after_s:.1f} s"
-    return type(told)(f"{text}{at} ({code.name}){when}", retry_after_s=told.retry_after_s, field=field)
+    return type(told)(
+        f"{text}{at} ({code.name}){_when(told.retry_after_s)}", retry_after_s=told.retry_after_s, field=field
+    )
+
+
+def _when(retry_after_s: float | None) -> str:
+    """Say when to come back, rounded up, since sooner would be in vain."""
+    return "" if retry_after_s is None else f"; try again in {math.ceil(retry_after_s * 10) / 10:.1f} s"

@@ -100,7 +100,7 @@ class EntropyClient:
 
     @property
     def allowance(self) -> Allowance | None:
-        """What was left for this client after its last `get`, `status` or refusal. None before, or when not told."""
+        """What was left for this client when a call of it last ended. None before, or when the server does not tell."""
         return self._allowance
 
     def __repr__(self) -> str:
@@ -175,6 +175,8 @@ class EntropyClient:
                 with watch.waiting():
                     reply = self._next(call, watch)
                 yield read_reply(reply, size=size, sequence_id=request.sequence_id, wish=wish)
+            with watch.waiting():
+                self._hear_the_end(call)
 
     def _next(
         self, call: Iterator[entropy_pb2.SubscribeEntropyResponse], watch: _SilenceWatch
@@ -187,6 +189,14 @@ class EntropyClient:
             if watch.expired:
                 raise ServerUnreachableError("the server sent nothing in time") from None
             raise self._error(error) from None
+
+    def _hear_the_end(self, call: Any) -> None:
+        """Learn what is left. All bytes have come, so however the call ends is well."""
+        try:
+            if next(call, None) is None:
+                self._note(call.trailing_metadata())
+        except grpc.RpcError:
+            pass
 
     def _error(self, error: grpc.RpcError) -> QrngError:
         call: Any = error  # which is what grpc's calls for threads raise

@@ -3,7 +3,8 @@
 Idea: a bucket that tokens are taken from, and flow back into at a steady rate, is wholly described by the
 moment at which it will be full again. To take tokens moves that moment away by the time they need to flow
 back; when it would lie further ahead than the bucket is deep, there are not enough in it. So the state is one
-integer of nanoseconds, and a full bucket needs none. As it is a time, it keeps its meaning when the rate changes.
+integer of nanoseconds, and a full bucket needs none. As it is a time, it stands when the rate changes, except that
+no bucket is emptier than empty (`at_least_empty`).
 
 Times are rounded up, so in any t seconds no more than burst + rate * t tokens are taken, less what is given back.
 """
@@ -52,6 +53,13 @@ class Rate:
     def before(self, full_at_ns: int, n: int) -> int:
         """Return when a bucket will be full once `n` tokens were put back into it; `after`, undone."""
         return full_at_ns + (-n * self.unit_ns // self.unit)
+
+    def at_least_empty(self, full_at_ns: int, now_ns: int) -> int:
+        """Return when a bucket that has this rate from now on will be full: what it owed by a slower one is forgiven.
+
+        Else whoever emptied it at a low rate would wait for all of that at the low rate, after it was raised.
+        """
+        return min(full_at_ns, now_ns + self.depth_ns)
 
     def wait_ns(self, full_at_ns: int, now_ns: int) -> int:
         """Return in how long a bucket has what lets it be full at `full_at_ns`; 0 or less when it has it now."""

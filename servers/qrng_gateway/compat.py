@@ -61,6 +61,7 @@ class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
                 demand = Demand(request.bytes_needed)
                 claimed = await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining())
                 await context.write(_qr_entropy_reply(request, claimed))
+            context.set_trailing_metadata(call.allowances())
 
 
 class QuantumRngServicer(quantum_rng_pb2_grpc.QuantumRNGServicer):

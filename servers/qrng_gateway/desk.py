@@ -123,10 +123,15 @@ class Call:
         return self._desk.dispenser.least_class_for(self.client)
 
     async def next_request(self) -> None:
-        """Count one more request on a stream, when there is room for it; the first was counted when it was opened."""
+        """Count one more request on a stream, when there is room for it; the first was counted when it was opened.
+
+        Raises AuthenticationError once the client is not to be served any more.
+        """
+        desk = self._desk
         while not self._paid:
+            self.client = client = desk.current(self.client)
             try:
-                self._desk.limiter.admit(self.client, self._address)
+                desk.limiter.admit(client, self._address)
             except LimitError as limit:
                 await asyncio.sleep(limit.retry_after_s or 0)
             else:

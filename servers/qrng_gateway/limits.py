@@ -206,8 +206,12 @@ class Limiter:
 
     def _set_limits(self, account: _Account, client: Client) -> None:
         limits = account.limits = client.limits
+        now_ns, bytes_before = self._monotonic_ns(), account.bytes
         account.requests = Rate.of_requests(limits.requests_per_s or self._rate_limit)
+        account.requests_full_ns = account.requests.at_least_empty(account.requests_full_ns, now_ns)
         account.bytes = None if limits.bytes_per_s is None else Rate.of_bytes(limits.bytes_per_s, self._largest)
+        if account.bytes is not None and account.bytes != bytes_before:
+            account.bytes_full_ns = account.bytes.at_least_empty(account.bytes_full_ns, now_ns)
         account.quota = limits.bytes_per_day or 0
         account.count = None if limits.bytes_per_day is None else self._daily.of(client.client_id)
 
@@ -224,6 +228,7 @@ class _Account:
 
     def __init__(self) -> None:
         self.limits: Limits | None = None
+        self.bytes = None
         self.requests_full_ns = 0
         self.bytes_full_ns = 0
 

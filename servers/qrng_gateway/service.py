@@ -92,6 +92,7 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
                 claimed = await self._claim(demand, call, context)
                 await context.write(_reply(entropy_pb2.SubscribeEntropyResponse, request.sequence_id, claimed))
                 left -= demand.size
+            context.set_trailing_metadata(call.allowances())
 
     @served_at_the_desk(SERVICE)
     async def StreamEntropy(  # type: ignore[override]  # it writes; the stub has a generator
@@ -107,6 +108,7 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
                 await call.next_request()
                 claimed = await self._claim(_demand(request, request.bytes_needed, "bytes_needed"), call, context)
                 await context.write(_reply(entropy_pb2.StreamEntropyResponse, request.sequence_id, claimed))
+            context.set_trailing_metadata(call.allowances())
 
     @served_at_the_desk(SERVICE)
     async def GetStatus(

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from qrng_grpc.certs import Authority
 from qrng_grpc.chunk import Heartbeat, Identity, SourceState
+from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, changing_client_file, digest_of
 from qrng_grpc.labels import Condition, SourceClass
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from tests.integration.fronts import signed_heartbeat
@@ -261,6 +263,105 @@ async def test_status_tells_of_collectors_and_keys(shell: Shell) -> None:
     (collector,) = json.loads((await shell.qrng("status", "--json")).out)["collectors"]
     assert collector["heartbeat"]["queued_bytes"] == 1024
     assert collector["heartbeat"]["sources"][0]["condition"] == "quarantined"
+
+
+async def test_where_bytes_came_from(shell: Shell) -> None:
+    """With --provenance standard error has a line for each range of a chunk; standard output has the bytes alone."""
+    gateway, data = shell.gateway, os.urandom(96)
+    await gateway.push(data[:40])
+    await gateway.push(data[40:])
+    got = await shell.qrng("get", "64", "--raw", "--provenance", "--label")
+    streamed = await shell.qrng("stream", "--total", "32", "--bytes-per-message", "16", "--provenance")
+    place = f"collector={gateway.collector_id} epoch={gateway.epoch}"
+    assert (got.out, streamed.out) == (data[:64], data[64:])
+    first, second, label, left = got.err.splitlines()
+    assert first == f"{place} sequence=1 offset=0 bytes=40"
+    assert second == f"{place} sequence=2 offset=0 bytes=24"
+    assert label.startswith("class=operating_system ")
+    assert re.fullmatch(r"left: [\d,]+ requests at once", left)
+    assert streamed.err.splitlines() == [f"{place} sequence=2 offset={offset} bytes=16" for offset in (24, 40)]
+
+
+async def test_what_is_demanded_is_asked_for(shell: Shell) -> None:
+    """Fresh bytes, and those of a processing, are asked of the gateway: when there are none, exit codes 3 and 5."""
+    async with running_gateway(max_fresh_wait=0) as gateway:
+        environ = {"QR_GRPC_SERVER_ADDRESS": gateway.client_address, "QR_GRPC_API_KEY": gateway.api_key}
+        await gateway.push(os.urandom(64))
+        assert (await shell.qrng("get", "8", "--fresh", **environ)).code == 3
+        assert (await shell.qrng("stream", "--total", "8", "--fresh", **environ)).code == 3
+        assert (await shell.qrng("get", "8", "--processing", "sha256", **environ)).code == 5
+        assert (await shell.qrng("get", "8", "--processing", "none", "--span-lanes", **environ)).code == 0
+
+
+async def test_what_is_left_and_what_may_not_be(shell: Shell, tmp_path: Path) -> None:
+    """The status says what is left for a key, --label does; over a limit it is exit code 3, and 4 where it may not."""
+    file = tmp_path / "clients.yaml"
+    allowed = frozenset(("qrng.v1.EntropyService/Get*",))
+    client = Client("sampler", limits=Limits(bytes_per_day=1000), methods=allowed)
+    with changing_client_file(file) as records:
+        records.append(ClientRecord(client, (KeyDigest(digest_of("key-of-the-sampler")),)))
+    async with running_gateway(max_wait=0, api_keys_file=file) as gateway:
+        environ = {"QR_GRPC_SERVER_ADDRESS": gateway.client_address, "QR_GRPC_API_KEY": "key-of-the-sampler"}
+        await gateway.push(os.urandom(4096))
+        got = await shell.qrng("get", "400", "--label", **environ)
+        table = await shell.qrng("status", COLUMNS="200", **environ)
+        parsed = json.loads((await shell.qrng("status", "--json", **environ)).out)
+        over = await shell.qrng("get", "601", **environ)
+        forbidden = await shell.qrng("stream", "--total", "8", **environ)
+    assert re.search(r"^left: [\d,]+ requests at once, 600 bytes today$", got.err, re.MULTILINE)
+    assert re.search(r"left +[\d,]+ requests at once, 600 bytes today", table.out.decode())
+    assert parsed["allowance"]["bytes_today"] == 600
+    assert (over.code, forbidden.code) == (3, 4)
+    assert re.search(r"; try again in \d+\.\d s$", over.err.strip())
+
+
+async def test_status_tells_where_bytes_went(shell: Shell) -> None:
+    """Bytes set aside and used up are in the table, and how fast bytes come, go, and end."""
+    settings = {"post_processing": "sha256", "entropy_per_byte": 8, "quality_reservoir_size": 1 << 20}
+    async with running_gateway(max_wait=0, **settings) as gateway:
+        environ = {"QR_GRPC_SERVER_ADDRESS": gateway.client_address, "QR_GRPC_API_KEY": gateway.api_key}
+        await gateway.push(os.urandom(40_000))
+        table = (await shell.qrng("status", COLUMNS="200", **environ)).out.decode()
+        accounting = json.loads((await shell.qrng("status", "--json", **environ)).out)["accounting"]
+    assert accounting["set_aside_bytes"] == 400
+    assert accounting["conditioned_bytes"] == 39_600 - 39_600 // 40 * 32
+    for line in (
+        r"gone +400 bytes set aside for tests of quality",
+        rf"gone +{accounting['conditioned_bytes']:,} bytes used up by conditioning",
+        r"rate +[\d,]+ bytes/s in, 0 bytes/s out",
+        rf"collector +{gateway.collector_id}, heard \d+\.\d s ago, its clock \d+\.\d{{3}} s (behind|ahead)",
+        r"lane +operating_system, processing sha256: 31,680 bytes",
+    ):
+        assert re.search(line, table), table
+
+
+async def test_a_certificate_instead_of_a_key(shell: Shell, tmp_path: Path) -> None:
+    """With a certificate no key is needed."""
+    uri, file = "spiffe://qrng/client/sampler", tmp_path / "clients.yaml"
+    servers, clients = Authority.create("servers"), Authority.create("clients")
+    for name, issued in (
+        ("servers", servers.issued),
+        ("clients", clients.issued),
+        ("server", servers.server(["127.0.0.1"])),
+        ("own", clients.client(uri)),
+    ):
+        issued.save(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+    with changing_client_file(file) as records:
+        records.append(ClientRecord(Client("sampler"), (), uri))
+    async with running_gateway(
+        tls_cert_file=tmp_path / "server.pem",
+        tls_key_file=tmp_path / "server.key",
+        client_ca_file=tmp_path / "clients.pem",
+        api_keys_file=file,
+    ) as gateway:
+        await gateway.push(os.urandom(64))
+        done = await shell.qrng(
+            *("get", "8", "--ca-file", str(tmp_path / "servers.pem"), "--address", gateway.client_address),
+            *("--cert-file", str(tmp_path / "own.pem"), "--key-file", str(tmp_path / "own.key")),
+            QR_GRPC_API_KEY="",
+        )
+    assert (done.code, done.err) == (0, "")
+    assert len(done.out) == 17
 
 
 async def test_exit_codes(shell: Shell) -> None:

@@ -360,6 +360,8 @@ async def test_what_is_left(kind: type[Reader], tmp_path: Path) -> None:
         with pytest.raises(LimitError):
             await client.get(601)
         assert client.allowance == Allowance(requests=7, bytes_today=600)
+        await client.stream(50, 100)
+        assert client.allowance == Allowance(requests=6, bytes_today=500)
 
 
 async def test_when_to_come_back(kind: type[Reader], tmp_path: Path) -> None:
@@ -387,6 +389,8 @@ async def test_status_in_motion(kind: type[Reader], tmp_path: Path) -> None:
     """The status tells how fast bytes come and go, when that ends, and how far a collector's clock is off."""
     async with limited(kind, tmp_path) as (gateway, client):
         clock: ManualClock = gateway.clock  # type: ignore[assignment]
+        clock.advance(300)
+        gateway.gateway.pool.look_ahead()
         for _ in range(10):
             clock.advance(1)
             await client.get(200)
@@ -490,6 +494,13 @@ async def test_stream_cut_short(kind: type[Reader]) -> None:
             await client.stream(32, 96)
 
 
+@pytest.mark.parametrize("end", [{"most": 1000}, {"most": 2}, {"most": 2, "silent": True}], ids=str)
+async def test_what_comes_after_all_that_was_asked_for(kind: type[Reader], end: dict[str, Any]) -> None:
+    """A stream that is complete ends well, whatever the server does then."""
+    async with serving(FakeService(**end)) as address, reader(kind, address, timeout_s=0.1) as client:
+        assert len(await client.stream(32, 64)) == 2
+
+
 async def test_silent_stream(kind: type[Reader]) -> None:
     """A stream on which nothing comes ends in an error, not never."""
     async with serving(FakeService(most=1, silent=True)) as address, reader(kind, address, timeout_s=0.1) as client:
@@ -542,7 +553,7 @@ async def test_tls(kind: type[Reader], certificate: tuple[grpc.ServerCredentials
 
 
 async def test_certificate_of_the_client(kind: type[Reader], tmp_path: Path) -> None:
-    """At a gateway that asks for certificates a client comes in with its own, without a key; without one, not at all."""
+    """Where a gateway asks for certificates a client comes in with its own, without a key; without one, not at all."""
     uri, file = "spiffe://qrng/client/sampler", tmp_path / "clients.yaml"
     servers, clients = Authority.create("servers"), Authority.create("clients")
     for name, issued in (

@@ -13,6 +13,7 @@ import pytest
 
 from qrng_grpc.chunk import BlockLabel, Heartbeat, Identity, SourceState
 from qrng_grpc.clock import NS_PER_S
+from qrng_grpc.compat.qr_entropy_pb2 import EntropyRequest
 from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import running_gateway
@@ -263,6 +264,24 @@ async def test_a_total_below_one_message_is_sent_in_one(front: Front) -> None:
     request = SubscribeEntropyRequest(bytes_per_message=100, total_bytes=30)
     replies = [reply async for reply in front.entropy.SubscribeEntropy(request, metadata=front.key)]
     assert [len(reply.data) for reply in replies] == [30]
+
+
+async def test_the_end_of_every_call_says_what_is_left(front: Front) -> None:
+    """Trailers tell the requests that may follow at once: of unary calls, of streams that end well, and of status."""
+    await front.gateway.push(os.urandom(100))
+    entropy, key = front.entropy, front.key
+    subscription = SubscribeEntropyRequest(bytes_per_message=8, total_bytes=8)
+    for call in (
+        entropy.GetEntropy(GetEntropyRequest(bytes_needed=8), metadata=key),
+        entropy.SubscribeEntropy(subscription, metadata=key),
+        entropy.StreamEntropy(iter([StreamEntropyRequest(bytes_needed=8)]), metadata=key),
+        front.qr_entropy.StreamEntropy(iter([EntropyRequest(bytes_needed=8)]), metadata=key),
+        entropy.GetStatus(GetStatusRequest(), metadata=key),
+    ):
+        if hasattr(call, "read"):
+            assert [len(reply.data) async for reply in call] == [8]
+        assert await call.code() is grpc.StatusCode.OK
+        assert int(dict(await call.trailing_metadata())["qrng-requests-left"]) > 0
 
 
 async def test_an_endless_subscription_goes_on_until_the_pool_is_short(front: Front) -> None:

@@ -549,6 +549,26 @@ async def test_a_changed_record_counts_from_the_next_call_on(tmp_path: Path, clo
         assert await read_all(opened) == ([], "UNAUTHENTICATED")
 
 
+async def test_a_request_on_an_open_stream_is_counted_by_the_record_as_it_is_now(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """After a rate was raised nobody waits by the old one, and a client that was revoked is told so at once."""
+    slow = Client("sampler", limits=Limits(requests_per_s=0.001))
+    for changed, revoked, ended in ((Client("sampler"), False, "OK"), (slow, True, "UNAUTHENTICATED")):
+        async with serving(slow, tmp_path, clock) as site:
+            await site.gateway.push(os.urandom(64))
+            opened = site.front.entropy.StreamEntropy(metadata=(("api-key", KEY),))
+            await opened.write(StreamEntropyRequest(bytes_needed=16))
+            assert len((await opened.read()).data) == 16
+            site.change(changed, revoked=revoked)
+            assert not (await rest(site)).ok  # the bucket is empty, and fills at the new rate from now on
+            clock.advance(1)
+            await opened.write(StreamEntropyRequest(bytes_needed=16))
+            await opened.done_writing()
+            messages, status = await read_all(opened)
+            assert (len(messages), status) == (0 if revoked else 1, ended)
+
+
 async def test_the_audit_log_has_every_call_and_never_a_key_or_a_byte(tmp_path: Path, clock: ManualClock) -> None:
     """Served, refused and unknown calls and both ends of streams leave a line each, with sizes and ids, no secret."""
     audit = tmp_path / "audit.jsonl"

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,6 +25,7 @@ from qrng_grpc.testing.gateway import running_gateway
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, StreamEntropyRequest, SubscribeEntropyRequest
 from qrng_grpc.wire import PROCESSINGS
 from tests.integration.fronts import Front, open_front
+from tests.integration.test_signing_keys import gateway_with, hmac_record, put
 
 SHA256: dict[str, Any] = {"post_processing": "sha256", "entropy_per_byte": 8}
 XOR_OS: dict[str, Any] = {"post_processing": "xor-os"}
@@ -159,3 +161,17 @@ async def test_a_chunk_too_small_to_condition_is_used_up_whole() -> None:
         accounting = (await client.status()).accounting
     assert (accounting.stored_bytes, accounting.conditioned_bytes) == (PART_BYTES - 1, PART_BYTES - 1)
     assert accounting.pooled_bytes == 0
+
+
+async def test_what_a_withdrawn_key_vouched_for_is_in_the_books_once(tmp_path: Path) -> None:
+    """What is left of it is purged, less what was set aside and used up before; the reservoir keeps none of it."""
+    file = tmp_path / "keys.yaml"
+    put(file, hmac_record("old"))
+    async with gateway_with(file, quality_reservoir_size=1 << 20, **SHA256) as gateway:
+        assert await gateway.push(os.urandom(100_000)) == 1
+        put(file, hmac_record("old", revoked=True), hmac_record("new"))
+        gateway.gateway.reload()
+        books = gateway.gateway.accounting()
+    assert (books.stored, books.set_aside, books.served, books.pooled) == (100_000, 1000, 0, 0)
+    assert books.conditioned == 99_000 - 99_000 // PART_BYTES * 32
+    assert books.purged == books.stored - books.set_aside - books.conditioned

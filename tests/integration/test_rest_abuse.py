@@ -202,7 +202,9 @@ async def test_what_a_client_expects_is_not_repeated(front: Front, expects: str)
     reply = await sent_raw(front.gateway, lines.encode())
     assert (b"100 Continue" in reply) == (expects == "100-continue")
     assert b" 200 " in reply
-    assert b"miracle" not in reply
+    elsewhere = await sent_raw(front.gateway, lines.replace("/health/live", "/nothing").encode())
+    assert json.loads(elsewhere.rpartition(b"\r\n\r\n")[2])["error"]["reason"] in {"NOT_FOUND", "INVALID_ARGUMENT"}
+    assert b"miracle" not in reply + elsewhere
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,9 @@ def test_foreign_field() -> None:
     error = error_of_call(status_code(told), trailers(told))
     assert error.field is None
     assert "evil" not in str(error)
+
+
+def test_not_sooner() -> None:
+    """The text never tells to come back sooner than the hint."""
+    told = LimitError("", retry_after_s=0.01)
+    assert str(error_of_call(status_code(told), trailers(told))).endswith("; try again in 0.1 s")

@@ -113,6 +113,22 @@ def test_a_change_of_limits_counts_from_the_next_call(limiter: Limiter, clock: M
     limiter.charge(client(), MIB)
 
 
+def test_whoever_emptied_a_bucket_at_a_low_rate_has_the_higher_one_once_it_is_raised(
+    limiter: Limiter, clock: ManualClock
+) -> None:
+    """After a second at the new rate there is a second's worth, however long the old rate would have taken."""
+    limiter.admit(client(requests_per_s=0.001), HERE)
+    limiter.charge(client(bytes_per_s=1), MIB)
+    raised = client(requests_per_s=10, bytes_per_s=MIB)
+    assert told_s(refusal(limiter, raised)) == pytest.approx(0.1)
+    with pytest.raises(LimitError) as caught:
+        limiter.charge(raised, MIB)
+    assert caught.value.retry_after_s == pytest.approx(1)
+    clock.advance(1)
+    assert admitted(limiter, raised) == 10
+    assert limiter.charge(raised, MIB).wait_s == 0
+
+
 def test_a_byte_rate_refuses_a_unary_call_and_says_when_to_return(limiter: Limiter, clock: ManualClock) -> None:
     """The largest message passes at once, however low the rate; what follows waits for its bytes, and no longer."""
     who = client(bytes_per_s=1000)
