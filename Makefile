@@ -75,19 +75,32 @@ protos-check: $(READY) ## Prove that the committed stubs are current and break n
 		$(BIN)/buf breaking --against '.git#branch=main'; \
 	else echo "no branch main here: compatibility not compared"; fi
 
-bench: $(READY) ## Measure what the parts cost, and what a gateway costs beyond its parts
+bench: bench-ready ## Measure what the parts cost, and what a gateway costs beyond its parts
 	$(BIN)/python bench/parts.py
 	$(BIN)/python bench/health_tests.py
 	$(BIN)/python bench/ingest.py
 	$(BIN)/python bench/authentication.py
 	$(BIN)/python bench/auth_timing.py
 	$(BIN)/python bench/fairness.py
+	$(BIN)/python bench/compare.py
+
+bench-quick: bench-ready ## Compare the gateway with its peers in two minutes
+	$(BIN)/python bench/compare.py --quick
+
+bench-ready: $(READY)
+	@command -v grpc_cpp_plugin >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+		g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc; } >/dev/null 2>&1 \
+		|| echo "Debian's libgrpc++-dev and protobuf-compiler-grpc cannot be installed here"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock \
+		|| echo "matplotlib cannot be installed here; there will be no plots"
 
 lock: $(READY) ## Resolve the dependencies anew, with hashes and without host names
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate \
 		--extra dev --python-version 3.11 --output-file requirements.lock
 	$(BIN)/uv pip compile tests/clients/requirements.in --quiet --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
 		--output-file tests/clients/requirements.lock
+	$(BIN)/uv pip compile bench/requirements.in --quiet --python-version 3.11 --universal --generate-hashes --no-header --no-annotate \
+		--output-file bench/requirements.lock
 	cd tests/clients/node && npm run --silent lock
 
 clean: ## Remove everything made here, except state and keys in var/
@@ -98,4 +111,4 @@ define generate
 $(PROTOC) --python_out=$(1) --mypy_out=$(1) $(MESSAGES) && $(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=$(1) $(SERVICES)
 endef
 
-.PHONY: help setup run test test-slow test-clients check lint types coverage protos protos-check bench lock clean
+.PHONY: help setup run test test-slow test-clients check lint types coverage protos protos-check bench bench-quick bench-ready lock clean

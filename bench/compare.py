@@ -1,10 +1,10 @@
-"""The gateway and what people would use instead, side by side: processor time of the server, calls a second, latencies.
+"""The gateway and what people would use instead, side by side: what a reply costs the server, how many, how soon.
 
-Idea: all servers of a workload run at once, on one core, each with a generator of its own on another; only one pair works at
-a time. A round lets each of them work for a moment, in random order, so that whatever disturbs the machine disturbs all alike.
-The figure is not the ratio of means but the median over the rounds of the ratio within a round.
+Idea: all servers of a workload run at once, on one core, each with a generator of its own on another; only one pair
+works at a time. A round lets each of them work for a moment, in random order, so that whatever disturbs the machine
+disturbs all alike. The figure is not the ratio of means but the median over the rounds of the ratio within a round.
 
-    python bench/compare.py            # everything, a quarter of an hour
+    python bench/compare.py            # everything, half an hour
     python bench/compare.py --quick    # a choice, two minutes
     python bench/compare.py --only "unary 32 B, 16"
 
@@ -30,8 +30,9 @@ from idle import with_idle_connections
 from machine import Watch, complaints, description
 from programs import HERE, Cores, Generator, MissingError, Outcome, Server, Tls, generating, peer
 from report import write_report
-from qrng_grpc.certs import Authority
 from workloads import GATEWAY, MIB, PEERS, WORKLOADS, Workload
+
+from qrng_grpc.certs import Authority
 
 WARM_UP = 2
 RUN_S, QUICK_RUN_S = 0.4, 0.15

@@ -1,9 +1,9 @@
 """Figures of paired runs: a median, and an interval that says how well it is known.
 
-Idea: the interval is made of order statistics. Whatever the distribution, the true median lies between the k-th smallest and
-the k-th largest of n independent values unless fewer than k of them fell on one side of it, whose probability a binomial
-distribution tells; k is the largest for which it lies between them in at least 95 of 100 cases. Nothing is resampled,
-and nothing is taken for normal.
+Idea: the interval is made of order statistics. Whatever the distribution, the true median lies between the k-th
+smallest and the k-th largest of n independent values, unless fewer than k of them fell on one side of it; how probable
+that is, a binomial distribution tells, and k is the largest for which it happens in at most 5 of 100 cases. Nothing is
+resampled, and nothing is taken for normal.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Figure:
 
 
 def _rank(n: int) -> int:
-    """Return the largest k (from 0) so that the k-th smallest and largest of `n` values hold the median between them."""
+    """Return the largest k, from 0, for which the k-th smallest and k-th largest of `n` values enclose the median."""
     outside, k = 0.0, 0
     while True:
         outside += 2 * comb(n, k) / 2**n

@@ -1,7 +1,8 @@
 """The gateway of a comparison: the real program, with everything at work that a deployment has, and bytes to give.
 
-Idea: it is started as an operator does, with a file of clients whose limits never bind but are kept count of, and an audit log.
-Its pool is filled through the push port, by a signer, before each run; that time is not counted.
+Idea: it is started as an operator does, with a file of clients whose limits never bind but are
+kept count of, and an audit log. Its pool is filled through the push port, by a signer, before each run; that time
+is not counted.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any
 
 import grpc
 import yaml
-
 from programs import API_KEY, Cores, Server, Tls, process
+
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, changing_client_file, digest_of
 from qrng_grpc.keys import KeyRecord

@@ -1,7 +1,7 @@
 """Connections that are open, speak HTTP/2, and ask for nothing: `python idle.py ADDRESS NUMBER`.
 
-Idea: a server must believe in them. Each sends what begins a connection of HTTP/2 and acknowledges what it must, settings and
-pings, and otherwise keeps still. Writes a line when all are open, and ends with its standard input.
+Idea: a server must believe in them. Each sends what begins a connection of HTTP/2 and acknowledges what it must,
+settings and pings, and otherwise keeps still. Writes a line when all are open, and ends with its standard input.
 """
 
 from __future__ import annotations

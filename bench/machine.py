@@ -1,7 +1,8 @@
 """What machine it was, and whether it was left to us.
 
-Idea: a load average counts our own programs too. So while the bench runs, the processor time of the whole machine is compared
-with that of our processes; what is left over was somebody else's, and what the hypervisor kept (steal) was nobody's.
+Idea: a load average counts our own programs too. So while the bench runs, the processor time of the
+whole machine is compared with that of our processes; what is left over was somebody
+else's, and what the hypervisor kept (steal) was nobody's.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Watch:
 
 
 def complaints(watch: Watch, spreads: dict[str, float]) -> list[str]:
-    """Return why the figures support no verdict; nothing on a quiet machine. `spreads` are those of ratios by workload."""
+    """Return why the figures support no verdict; nothing on a quiet machine.
+
+    `spreads` are those of the ratios, by workload.
+    """
     others, steal = watch.shares()
     found = []
     if others > OTHERS_LIMIT:

@@ -132,12 +132,13 @@ def process(command: list[str | Path], core: int, **options: Any) -> Iterator[su
 
 
 @contextmanager
-def peer(name: str, cores: Cores, tls: Tls | None = None) -> Iterator[Server]:
-    """Run the peer in the file `name` of peers/. Raises MissingError when it cannot be built or does not start."""
+def peer(called: tuple[str, ...], cores: Cores, tls: Tls | None = None) -> Iterator[Server]:
+    """Run a peer: a file of peers/, and its arguments. Raises MissingError when it cannot be built or started."""
+    name, *arguments = called
     source = HERE / "peers" / name
     command: list[str | Path] = [built(source)] if source.suffix == ".cc" else [sys.executable, source]
     credentials = [] if tls is None else [tls.cert, tls.key]
-    with process([*command, *credentials], cores.server, stderr=subprocess.DEVNULL) as started:
+    with process([*command, *arguments, *credentials], cores.server, stderr=subprocess.DEVNULL) as started:
         assert started.stdout is not None
         address = started.stdout.readline().strip()
         if not address:

@@ -22,9 +22,9 @@ COLUMNS: dict[str, Callable[[Run], float]] = {
     "generator CPU, µs": lambda run: run.outcome.generator_cpu_s / run.outcome.replies * 1e6,
 }
 METHOD = """\
-Servers share one core, the generator has another; one server works at a time, in random order within a round. CPU is the
-processor time of all threads of the server for each reply. Each figure is the median over {pairs} rounds, in brackets its 95 %
-interval by order statistics; a ratio is taken round by round.
+Servers share one core, the generator has another; one server works at a time, in random order within a round. CPU is
+the processor time of all threads of the server for each reply. Each figure is the median over {pairs} rounds, in
+brackets its 95 % interval by order statistics; a ratio is taken round by round.
 """
 
 

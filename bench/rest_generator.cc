@@ -50,11 +50,12 @@ struct Run {
   Clock::time_point start;
   std::vector<int64_t> taken_ns;
 
+  // When the next request is due; without a rate, it has been since the beginning.
   Clock::time_point Due() const {
-    return rate > 0 ? start + std::chrono::nanoseconds(static_cast<int64_t>(begun / rate * 1e9)) : Clock::now();
+    return rate > 0 ? start + std::chrono::nanoseconds(static_cast<int64_t>(begun / rate * 1e9)) : start;
   }
   void Begin(Connection& connection) {
-    connection.began = Due();
+    connection.began = rate > 0 ? Due() : Clock::now();
     connection.busy = true;
     begun++;
     if (write(connection.socket, request.data(), request.size()) != static_cast<ssize_t>(request.size())) Fail();

@@ -6,25 +6,26 @@ from dataclasses import dataclass
 
 from qrng_grpc.v1 import entropy_pb2
 
-GATEWAY, BARE, SYNC, CHAIN, CPP, AIOHTTP = (
+GATEWAY, BARE, BARE_UVLOOP, SYNC, CHAIN, CPP, AIOHTTP = (
     "gateway",
     "bare grpc.aio",
+    "bare grpc.aio on uvloop",
     "bare grpc.server",
     "grpc.aio with interceptors",
     "C++ callback",
     "bare aiohttp",
 )
 PEERS = {
-    BARE: "bare_aio.py",
-    SYNC: "bare_sync.py",
-    CHAIN: "interceptors.py",
-    CPP: "callback_server.cc",
-    AIOHTTP: "plain_aiohttp.py",
+    BARE: ("bare_aio.py",),
+    BARE_UVLOOP: ("bare_aio.py", "--uvloop"),
+    SYNC: ("bare_sync.py",),
+    CHAIN: ("interceptors.py",),
+    CPP: ("callback_server.cc",),
+    AIOHTTP: ("plain_aiohttp.py",),
 }
-"""The file of each peer."""
-GRPC = (GATEWAY, BARE, SYNC, CHAIN, CPP)
+"""The file of each peer below peers/, and its arguments."""
+GRPC = (GATEWAY, BARE, BARE_UVLOOP, SYNC, CHAIN, CPP)
 REST = (GATEWAY, AIOHTTP)
-MANY_TO_FEW = 4
 METHODS = {"unary": "GetEntropy", "subscribe": "SubscribeEntropy", "stream": "StreamEntropy"}
 KIB, MIB = 1 << 10, 1 << 20
 MOST_BYTES = 192 * MIB
@@ -33,9 +34,10 @@ MOST_BYTES = 192 * MIB
 
 @dataclass(frozen=True)
 class Workload:
-    """Replies of `size` bytes, `in_flight` calls at a time. `target` is what the gateway may cost of the bare server's time.
+    """Replies of `size` bytes, `in_flight` calls at a time.
 
-    `load` is the share of what saturates the gateway that comes each second; None: as much as it takes.
+    `target` is what the gateway may cost, as a multiple of the bare server. `load` is the share of what saturates the
+    gateway     that comes each second; None: as much as it takes.
     """
 
     kind: str
@@ -50,15 +52,8 @@ class Workload:
     def name(self) -> str:
         """Return what it is called in tables."""
         kind = {"unary": "unary", "subscribe": "server stream", "stream": "bidi", "rest": "REST"}[self.kind]
-        size = (
-            f"{self.size >> 20} MiB"
-            if self.size >= MIB
-            else f"{self.size >> 10} KiB"
-            if self.size >= KIB
-            else f"{self.size} B"
-        )
         load = f"{self.in_flight} in flight" if self.load is None else f"at {self.load:.0%} of saturation"
-        return f"{kind} {size}, {load}{', TLS' if self.tls else ''}"
+        return f"{kind} {_written(self.size)}, {load}{', TLS' if self.tls else ''}"
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -85,15 +80,21 @@ class Workload:
             return entropy_pb2.StreamEntropyRequest(bytes_needed=self.size).SerializeToString()
         if self.kind == "subscribe":
             total = replies // self.in_flight * self.size
-            return entropy_pb2.SubscribeEntropyRequest(
-                bytes_per_message=self.size, total_bytes=total
-            ).SerializeToString()
+            subscription = entropy_pb2.SubscribeEntropyRequest(bytes_per_message=self.size, total_bytes=total)
+            return subscription.SerializeToString()
         return b"-"
 
     def replies(self, wanted: float) -> int:
-        """Return how many replies a run of about `wanted` has: every call as many, and no more bytes than a pool holds."""
+        """Return how many replies a run of about `wanted` has: all calls as many, no more bytes than a pool holds."""
         most = MOST_BYTES // self.size
         return max(1, int(min(wanted, most)) // self.in_flight) * self.in_flight
+
+
+def _written(size: int) -> str:
+    for unit, name in ((MIB, "MiB"), (KIB, "KiB")):
+        if size >= unit:
+            return f"{size // unit} {name}"
+    return f"{size} B"
 
 
 WORKLOADS = (

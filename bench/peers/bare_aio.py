@@ -1,12 +1,16 @@
-"""The least that grpc.aio can do: hand out bytes, and nothing else. On the event loop that the gateway has too.
+"""The least that grpc.aio can do: hand out bytes, and nothing else.
 
-python bare_aio.py [CERT_FILE KEY_FILE]; the address goes to standard output, and the end of standard input ends it.
+python bare_aio.py [--uvloop] [CERT_FILE KEY_FILE].
+
+The address goes to standard output, and the end of standard input ends it.
+With --uvloop it has the event loop that the gateway has too.
 """
 
 import asyncio
 import sys
 from pathlib import Path
 
+import grpc
 import grpc.aio
 import uvloop
 
@@ -33,12 +37,20 @@ class Servicer(entropy_pb2_grpc.EntropyServiceServicer):
             await context.write(entropy_pb2.StreamEntropyResponse(data=BYTES[: request.bytes_needed]))
 
 
-async def main() -> None:
+def credentials_in(files):
+    """Read the files of the certificate and its key, where they are named."""
+    if not files:
+        return None
+    cert, key = (Path(name).read_bytes() for name in files)
+    return grpc.ssl_server_credentials([(key, cert)])
+
+
+async def main(files: list[str]) -> None:
+    credentials = credentials_in(files)
     server = grpc.aio.server()
     entropy_pb2_grpc.add_EntropyServiceServicer_to_server(Servicer(), server)
-    if len(sys.argv) == 3:
-        cert, key = (Path(name).read_bytes() for name in sys.argv[1:])
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, cert)]))
+    if credentials:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     else:
         port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -48,4 +60,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    if sys.argv[1:2] == ["--uvloop"]:
+        uvloop.run(main(sys.argv[2:]))
+    else:
+        asyncio.run(main(sys.argv[1:]))

@@ -1,7 +1,9 @@
 """A gateway as people write it with grpc.aio: four interceptors, a pool behind a lock, a log line for each call.
 
-python interceptors.py [CERT_FILE KEY_FILE]; the address goes to standard output, the log to standard error, and the end of
-standard input ends it. The pool is filled anew whenever it runs out, with bytes that cost nothing.
+python interceptors.py [CERT_FILE KEY_FILE].
+
+The address goes to standard output, the log to standard error, and the end of standard input ends it.
+The pool is filled anew whenever it runs out, with bytes that cost nothing.
 """
 
 import asyncio
@@ -127,13 +129,21 @@ class Servicer(entropy_pb2_grpc.EntropyServiceServicer):
             yield entropy_pb2.StreamEntropyResponse(data=await self._pool.take(request.bytes_needed))
 
 
+def credentials_in(files):
+    """Read the files of the certificate and its key, where they are named."""
+    if not files:
+        return None
+    cert, key = (Path(name).read_bytes() for name in files)
+    return grpc.ssl_server_credentials([(key, cert)])
+
+
 async def main() -> None:
+    credentials = credentials_in(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     server = grpc.aio.server(interceptors=[Logging(), Metrics(), Authentication(), RateLimit()])
     entropy_pb2_grpc.add_EntropyServiceServicer_to_server(Servicer(), server)
-    if len(sys.argv) == 3:
-        cert, key = (Path(name).read_bytes() for name in sys.argv[1:])
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, cert)]))
+    if credentials:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     else:
         port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,6 +1,8 @@
 """The least that aiohttp can do: hand out bytes in hex, and nothing else. On the event loop that the gateway has too.
 
-python plain_aiohttp.py [CERT_FILE KEY_FILE]; the address goes to standard output, and the end of standard input ends it.
+python plain_aiohttp.py [CERT_FILE KEY_FILE].
+
+The address goes to standard output, and the end of standard input ends it.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ async def main() -> None:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    print("127.0.0.1:{}".format(runner.addresses[0][1]), flush=True)
+    print(f"127.0.0.1:{runner.addresses[0][1]}", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await runner.cleanup()
 
