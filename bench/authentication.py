@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qrng_gateway.access import Access
+from qrng_gateway.admission.access import Access
 from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, changing_client_file, digest_of, new_key
 from qrng_grpc.errors import AuthenticationError
 

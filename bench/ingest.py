@@ -39,7 +39,7 @@ import grpc.aio
 
 from qrng_gateway.app import serving_gateway
 from qrng_gateway.config import GatewayConfig
-from qrng_gateway.inspection import REMEMBERED_CHUNKS, Fingerprints, Inspection, looks_corrupt
+from qrng_gateway.link.inspection import REMEMBERED_CHUNKS, Fingerprints, Inspection, looks_corrupt
 from qrng_gateway.memory import keep_heaps_few
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.keys import KeyRecord

@@ -18,31 +18,31 @@ import grpc.aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_health
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server as add_reflection
 
-from qrng_gateway.access import Access
-from qrng_gateway.audit import AuditLog
-from qrng_gateway.calls import MAX_UNREAD, Streams, Unread, register
-from qrng_gateway.compat import QrEntropyServicer, QuantumRngServicer
-from qrng_gateway.conditioning import conditioner
+from qrng_gateway.admission.access import Access
+from qrng_gateway.admission.audit import AuditLog
+from qrng_gateway.admission.guard import Guard
+from qrng_gateway.admission.limits import Limiter
 from qrng_gateway.config import GatewayConfig, best_of
 from qrng_gateway.desk import Desk
 from qrng_gateway.dispenser import Dispenser
-from qrng_gateway.guard import Guard
-from qrng_gateway.health import MAX_WATCHERS, HealthBoard, HealthServicer
-from qrng_gateway.ingest import Ingest
-from qrng_gateway.intake import Intake
-from qrng_gateway.limits import Limiter
+from qrng_gateway.fronts.calls import MAX_UNREAD, Streams, Unread, register
+from qrng_gateway.fronts.compat import QrEntropyServicer, QuantumRngServicer
+from qrng_gateway.fronts.health import MAX_WATCHERS, HealthBoard, HealthServicer
+from qrng_gateway.fronts.reflection import MAX_REFLECTIONS, ReflectionServicer
+from qrng_gateway.fronts.rest import RestApi
+from qrng_gateway.fronts.service import EntropyServicer
+from qrng_gateway.link.ingest import Ingest
+from qrng_gateway.link.push_service import PushServicer
+from qrng_gateway.link.signing_keys import SigningKeys
 from qrng_gateway.memory import keep_heaps_few
-from qrng_gateway.metrics import CallCounts, Metrics
-from qrng_gateway.pool import Pool
+from qrng_gateway.observation.metrics import CallCounts, Metrics
+from qrng_gateway.observation.status import Accounting, Observer
+from qrng_gateway.pool.conditioning import conditioner
+from qrng_gateway.pool.intake import Intake
+from qrng_gateway.pool.pool import Pool
+from qrng_gateway.pool.reservoir import Reservoir
 from qrng_gateway.protection import Protection
-from qrng_gateway.push_service import PushServicer
 from qrng_gateway.quality.on_demand import QualityTests
-from qrng_gateway.quality.reservoir import Reservoir
-from qrng_gateway.reflection import MAX_REFLECTIONS, ReflectionServicer
-from qrng_gateway.rest import RestApi
-from qrng_gateway.service import EntropyServicer
-from qrng_gateway.signing_keys import SigningKeys
-from qrng_gateway.status import Accounting, Observer
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.compat.qr_entropy_pb2_grpc import add_EntropyServiceServicer_to_server as add_qr_entropy
 from qrng_grpc.compat.quantum_rng_pb2_grpc import add_QuantumRNGServicer_to_server as add_quantum_rng

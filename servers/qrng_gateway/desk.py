@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from qrng_gateway.addresses import Network, address_of, caller_address
-from qrng_gateway.audit import AuditLog, Entry
+from qrng_gateway.admission.addresses import Network, address_of, caller_address
+from qrng_gateway.admission.audit import AuditLog, Entry
+from qrng_gateway.admission.guard import Guard
+from qrng_gateway.admission.limits import Charge, Limiter
 from qrng_gateway.dispenser import Demand, Dispenser
-from qrng_gateway.guard import Guard
-from qrng_gateway.limits import Charge, Limiter
-from qrng_gateway.metrics import CallCounts
-from qrng_gateway.pool import Claimed
+from qrng_gateway.observation.metrics import CallCounts
+from qrng_gateway.pool.pool import Claimed
 from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import AuthenticationError, ForbiddenError, LimitError

@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from qrng_gateway.calls import MAX_UNREAD
+from qrng_gateway.fronts.calls import MAX_UNREAD
 from qrng_grpc.config import host_and_port
 from qrng_grpc.serving import MAX_CONNECTIONS
 from tests.chaos.raw_client import (

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qrng_gateway.conditioning import OUTPUT_BYTES, Sha256
+from qrng_gateway.pool.conditioning import OUTPUT_BYTES, Sha256
 from qrng_grpc.testing.relay import RecordedCall, relaying
 from tests.chaos.books import (
     ROOMY,

@@ -12,7 +12,7 @@ import pytest
 from qrng_client import AsyncEntropyClient
 from qrng_collector.app import Collector, collecting
 from qrng_collector.config import CollectorConfig, RetryPolicy
-from qrng_gateway.status import Accounting
+from qrng_gateway.observation.status import Accounting
 from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource, ManualClock

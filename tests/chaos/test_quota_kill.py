@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qrng_gateway.limits import Limiter
+from qrng_gateway.admission.limits import Limiter
 from qrng_grpc.client_keys import Client, Limits
 from qrng_grpc.testing.clock import ManualClock
 
@@ -17,7 +17,7 @@ CLIENT = Client("lab", limits=Limits(bytes_per_day=QUOTA))
 GRANTING = f"""
 import sys
 from pathlib import Path
-from qrng_gateway.limits import Limiter
+from qrng_gateway.admission.limits import Limiter
 from qrng_grpc.client_keys import Client, Limits
 from qrng_grpc.testing.clock import ManualClock
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qrng_gateway.metrics import METHODS
-from qrng_gateway.rest.labels import ALLOWANCES, LABEL_HEADERS
-from qrng_gateway.rest.openapi import described
+from qrng_gateway.fronts.rest.labels import ALLOWANCES, LABEL_HEADERS
+from qrng_gateway.fronts.rest.openapi import described
+from qrng_gateway.observation.metrics import METHODS
 from qrng_grpc.compat import qr_entropy_pb2, quantum_rng_pb2
 from qrng_grpc.errors import ERRORS_BY_REASON
 from qrng_grpc.v1 import entropy_pb2, errors_pb2, push_pb2

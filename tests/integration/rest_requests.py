@@ -10,17 +10,17 @@ from typing import Any
 
 import aiohttp
 
-from qrng_gateway.access import Access
-from qrng_gateway.audit import AuditLog
+from qrng_gateway.admission.access import Access
+from qrng_gateway.admission.audit import AuditLog
+from qrng_gateway.admission.guard import Guard
+from qrng_gateway.admission.limits import Limiter
 from qrng_gateway.desk import Desk
 from qrng_gateway.dispenser import Dispenser
-from qrng_gateway.guard import Guard
-from qrng_gateway.limits import Limiter
-from qrng_gateway.metrics import CallCounts
+from qrng_gateway.fronts.rest import RestApi
+from qrng_gateway.observation.metrics import CallCounts
+from qrng_gateway.observation.status import Observer
+from qrng_gateway.pool.reservoir import Reservoir
 from qrng_gateway.quality.on_demand import QualityTests
-from qrng_gateway.quality.reservoir import Reservoir
-from qrng_gateway.rest import RestApi
-from qrng_gateway.status import Observer
 from qrng_grpc.clock import SYSTEM_CLOCK
 from qrng_grpc.config import host_and_port
 from qrng_grpc.http_serving import serving_http

@@ -17,7 +17,7 @@ import pytest
 
 from qrng_collector.app import Collector, collecting
 from qrng_collector.config import CollectorConfig
-from qrng_gateway.status import Accounting
+from qrng_gateway.observation.status import Accounting
 from qrng_grpc.compat import qr_entropy_pb2, quantum_rng_pb2
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource, ManualClock

@@ -17,7 +17,7 @@ import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
-from qrng_gateway.calls import MALFORMED, Streams, register, telling_errors
+from qrng_gateway.fronts.calls import MALFORMED, Streams, register, telling_errors
 from qrng_grpc.chunk import MAX_CHUNK_BYTES
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError, DrainingError, StateError

@@ -11,8 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from qrng_gateway.health import HealthBoard
-from qrng_gateway.reflection import MAX_REFLECTIONS
+from qrng_gateway.fronts.health import HealthBoard
+from qrng_gateway.fronts.reflection import MAX_REFLECTIONS
 from qrng_grpc.testing.gateway import running_gateway
 from qrng_grpc.v1.entropy_pb2 import SubscribeEntropyRequest
 from tests.integration.fronts import Front, open_front, refused

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from qrng_client import AsyncEntropyClient, Processing
-from qrng_gateway.conditioning import Sha256
+from qrng_gateway.pool.conditioning import Sha256
 from qrng_grpc.chunk import BlockLabel
 from qrng_grpc.compat.qr_entropy_pb2 import EntropyRequest
 from qrng_grpc.compat.quantum_rng_pb2 import RandomRequest

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import grpc.aio
 
-from qrng_gateway.guard import BURST
+from qrng_gateway.admission.guard import BURST
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1.chunk_pb2 import SignedChunk

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from qrng_gateway.status import GatewayStatus
+from qrng_gateway.observation.status import GatewayStatus
 from qrng_grpc.chunk import BlockLabel, Heartbeat, Identity, SourceState
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from qrng_gateway.calls import MAX_UNREAD, Unread, read_in_time, register
+from qrng_gateway.fronts.calls import MAX_UNREAD, Unread, read_in_time, register
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.serving import Grace, new_server, serving_grpc
 from qrng_grpc.testing.gateway import running_gateway

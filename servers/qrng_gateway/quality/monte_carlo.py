@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qrng_gateway.pool.reservoir import Sample, SampleLabel
 from qrng_gateway.quality import chi_square
 from qrng_gateway.quality.chi_square import ChiSquare
-from qrng_gateway.quality.reservoir import Sample, SampleLabel
 
 BYTES_PER_ITERATION = 8
 MAX_ITERATIONS = 10_000_000

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
+from qrng_gateway.pool.reservoir import Reservoir, Sample
 from qrng_gateway.quality.monte_carlo import BYTES_PER_ITERATION, MAX_ITERATIONS, Comparison, compare
-from qrng_gateway.quality.reservoir import Reservoir, Sample
 from qrng_grpc.errors import InvalidRequestError, LimitError
 from qrng_grpc.labels import SourceClass
 

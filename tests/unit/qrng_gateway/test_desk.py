@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from qrng_gateway.addresses import network_of
-from qrng_gateway.audit import AuditLog
+from qrng_gateway.admission.addresses import network_of
+from qrng_gateway.admission.audit import AuditLog
+from qrng_gateway.admission.guard import BURST, Guard
+from qrng_gateway.admission.limits import Limiter
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.dispenser import Demand, Dispenser
-from qrng_gateway.guard import BURST, Guard
-from qrng_gateway.limits import Limiter
-from qrng_gateway.metrics import CallCounts
+from qrng_gateway.observation.metrics import CallCounts
 from qrng_grpc.client_keys import Client, Limits
 from qrng_grpc.errors import AuthenticationError, ForbiddenError, LimitError, PoolShortError
 from qrng_grpc.labels import SourceClass

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from qrng_gateway.dispenser import DEADLINE_MARGIN_S, Demand, Dispenser
-from qrng_gateway.lane import ChunkRange
-from qrng_gateway.pool import Claimed, Pool
+from qrng_gateway.pool.lane import ChunkRange
+from qrng_gateway.pool.pool import Claimed, Pool
 from qrng_grpc.client_keys import Client
 from qrng_grpc.errors import (
     DrainingError,

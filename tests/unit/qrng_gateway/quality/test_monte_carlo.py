@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qrng_gateway.pool.reservoir import Sample, SampleLabel
 from qrng_gateway.quality.monte_carlo import (
     PSEUDO_RANDOM,
     Convergence,
@@ -23,7 +24,6 @@ from qrng_gateway.quality.monte_carlo import (
     spaced_points,
     wilson_interval,
 )
-from qrng_gateway.quality.reservoir import Sample, SampleLabel
 from qrng_grpc.labels import Processing, SourceClass
 
 LABEL = SampleLabel(SourceClass.OPERATING_SYSTEM, Processing.NONE, ("dev-a", "dev-b"), 1_000, 2_000)

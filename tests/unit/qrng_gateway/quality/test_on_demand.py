@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from qrng_gateway.lane import Origin, Stored
+from qrng_gateway.pool.lane import Origin, Stored
+from qrng_gateway.pool.reservoir import Reservoir
 from qrng_gateway.quality.on_demand import QualityTests
-from qrng_gateway.quality.reservoir import Reservoir
 from qrng_grpc.errors import InvalidRequestError, LimitError, PoolShortError, UnsupportedError
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing.clock import ManualClock

@@ -1,0 +1,246 @@
+"""How much a client may take: requests and bytes a second, bytes a day, streams at once.
+
+Idea: each client has a bucket of requests and, where its record says so, one of bytes and a count of the day; each
+address has a bucket of requests. A call passes all of them or takes from none. Bytes are charged before they
+are claimed, and what a charge took is in its receipt, so that a claim that fails gives back exactly that. A byte
+rate refuses a unary call and tells it when to return. A stream it paces: the bytes are charged at once, in
+debt if need be, and the stream waits until the debt is paid, so that streams of one client take turns.
+
+The `Client` that comes with a call is the truth about its limits; what is kept here is only what it took.
+A bounded number of names is kept, the least recently used forgotten first, if possible one whose buckets are full
+again: that loses nothing. Nothing here waits, and nothing is known of gRPC.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from qrng_gateway.admission.buckets import Rate
+from qrng_gateway.admission.daily import DailyCounts, DayCount
+from qrng_grpc.chunk import MAX_CHUNK_BYTES
+from qrng_grpc.client_keys import Client, Limits
+from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import LimitError
+
+MAX_NAMES = 16_384
+"""Clients whose state is kept, and addresses: more than there may be records."""
+STREAM_RETRY_S = 1.0
+_LOOKED_AT = 8
+_DIRECTORY = "quota"
+
+V = TypeVar("V")
+
+
+class Charge(NamedTuple):
+    """A receipt: what `Limiter.refund` gives back, and how long a stream waits before it claims."""
+
+    n: int
+    day: int
+    wait_s: float
+
+
+class Remaining(NamedTuple):
+    """What a client has left."""
+
+    requests: int
+    """Requests it may send at once now."""
+    requests_whole_s: float
+    """Seconds until it may send a full burst again."""
+    bytes_today: int | None
+    """None without a daily quota."""
+    day_left_s: float | None
+    """Seconds until the daily quota is whole again; None without one."""
+
+
+_NOTHING = Charge(0, 0, 0.0)
+
+
+class Limiter:
+    """What clients and addresses took lately.
+
+    `rate_limit` is the requests a second of a client whose record names none, `address_rate_limit` those of an
+    address, by default as many. No size above `largest` bytes may be charged, and each up to it passes at some time:
+    a bucket of bytes holds one second's worth, but at least that. Counts of the day lie in `state_dir`, which
+    belongs to this process. Raises StateError when they are damaged.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        rate_limit: float,
+        address_rate_limit: float | None = None,
+        largest: int = MAX_CHUNK_BYTES,
+        max_names: int = MAX_NAMES,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._monotonic_ns = clock.monotonic_ns
+        self._rate_limit = rate_limit
+        self._address_rate = Rate.of_requests(address_rate_limit or rate_limit)
+        self._largest = largest
+        self._max_names = max_names
+        self._daily = DailyCounts(state_dir / _DIRECTORY, clock)
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        # When the bucket of each address will be full again: an address without an entry has a full one.
+        self._addresses: OrderedDict[str, int] = OrderedDict()
+        self._streams: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts) + len(self._addresses)
+
+    @property
+    def failing(self) -> bool:
+        """Whether daily counts cannot be written, so that clients with a quota are refused."""
+        return self._daily.failing
+
+    def settle(self) -> None:
+        """Write the counts of the day exactly. For the end, when nothing is given out any more."""
+        self._daily.settle()
+
+    def admit(self, client: Client, address: str) -> None:
+        """Count one request of `client` from `address`. Raises LimitError, and counts nothing then."""
+        account = self._account_of(client)
+        now_ns = self._monotonic_ns()
+        after_ns = account.requests.after(account.requests_full_ns, now_ns, 1)
+        wait_ns = account.requests.wait_ns(after_ns, now_ns)
+        address_after_ns = self._address_rate.after(self._addresses.get(address, 0), now_ns, 1)
+        address_wait_ns = self._address_rate.wait_ns(address_after_ns, now_ns)
+        if wait_ns > 0 or address_wait_ns > 0:
+            whose = "client" if wait_ns >= address_wait_ns else "address"
+            raise _refusal(f"too many requests from this {whose}", max(wait_ns, address_wait_ns))
+        account.requests_full_ns = after_ns
+        self._addresses[address] = address_after_ns
+        self._addresses.move_to_end(address)
+        if len(self._addresses) > self._max_names:
+            _forget_one(self._addresses, lambda full_at_ns: full_at_ns <= now_ns)
+
+    def charge(self, client: Client, n: int) -> Charge:
+        """Charge `n` bytes to be claimed now. Raises LimitError, and charges nothing then.
+
+        Raises ValueError for a size that should have been refused before, StateError when the count of the
+        day cannot be written.
+        """
+        return self._charge(client, n, paced=False)
+
+    def pace(self, client: Client, n: int) -> Charge:
+        """Charge `n` bytes to be claimed by a stream after `wait_s` of the receipt; cancelled meanwhile, refund them.
+
+        Raises LimitError when the quota of the day is used up, else as `charge`.
+        """
+        return self._charge(client, n, paced=True)
+
+    def refund(self, client: Client, charge: Charge) -> None:
+        """Give back what was charged for a claim that failed. Once for each receipt."""
+        if not charge.n:
+            return
+        account = self._account_of(client)
+        if account.bytes is not None:
+            account.bytes_full_ns = account.bytes.before(account.bytes_full_ns, charge.n)
+        if account.count is not None:
+            account.count.give_back(charge.n, charge.day)
+
+    @contextmanager
+    def stream(self, client: Client) -> Iterator[None]:
+        """Count a stream of `client` as open until the block is left. Raises LimitError when too many are."""
+        name, most = client.client_id, client.limits.streams
+        count = self._streams.get(name, 0)
+        if most is not None and count >= most:
+            raise LimitError("too many streams of this client are open", retry_after_s=STREAM_RETRY_S)
+        self._streams[name] = count + 1
+        try:
+            yield
+        finally:
+            self._streams[name] -= 1
+            if not self._streams[name]:
+                del self._streams[name]
+
+    def remaining(self, client: Client) -> Remaining:
+        """Return what is left to `client`."""
+        account = self._account_of(client)
+        now_ns = self._monotonic_ns()
+        full_ns = account.requests_full_ns
+        requests = account.requests.left(full_ns, now_ns)
+        whole_s = (full_ns - now_ns) / NS_PER_S if full_ns > now_ns else 0.0
+        if account.count is None:
+            return Remaining(requests, whole_s, None, None)
+        return Remaining(requests, whole_s, *account.count.left(account.quota))
+
+    def _charge(self, client: Client, n: int, *, paced: bool) -> Charge:
+        if not 0 < n <= self._largest:
+            raise ValueError(f"expected 1 to {self._largest} bytes")
+        account = self._account_of(client)
+        rate, count = account.bytes, account.count
+        if rate is None and count is None:
+            return _NOTHING
+        after_ns = wait_ns = 0
+        if rate is not None:
+            now_ns = self._monotonic_ns()
+            after_ns = rate.after(account.bytes_full_ns, now_ns, n)
+            wait_ns = max(0, rate.wait_ns(after_ns, now_ns))
+            if wait_ns and not paced:
+                raise _refusal("too many bytes a second for this client", wait_ns)
+        if count is not None and not count.take(n, account.quota):
+            _, whole_in_s = count.left(account.quota)
+            raise LimitError("less than that is left of today's quota of this client", retry_after_s=whole_in_s)
+        account.bytes_full_ns = after_ns
+        return Charge(n, 0 if count is None else count.day, wait_ns / NS_PER_S)
+
+    def _account_of(self, client: Client) -> _Account:
+        name = client.client_id
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = _Account()
+            if len(self._accounts) > self._max_names:
+                now_ns = self._monotonic_ns()
+                _forget_one(self._accounts, lambda account: account.is_full(now_ns))
+        else:
+            self._accounts.move_to_end(name)
+        if account.limits is not client.limits:
+            self._set_limits(account, client)
+        return account
+
+    def _set_limits(self, account: _Account, client: Client) -> None:
+        limits = account.limits = client.limits
+        now_ns, bytes_before = self._monotonic_ns(), account.bytes
+        account.requests = Rate.of_requests(limits.requests_per_s or self._rate_limit)
+        account.requests_full_ns = account.requests.at_least_empty(account.requests_full_ns, now_ns)
+        account.bytes = None if limits.bytes_per_s is None else Rate.of_bytes(limits.bytes_per_s, self._largest)
+        if account.bytes is not None and account.bytes != bytes_before:
+            account.bytes_full_ns = account.bytes.at_least_empty(account.bytes_full_ns, now_ns)
+        account.quota = limits.bytes_per_day or 0
+        account.count = None if limits.bytes_per_day is None else self._daily.of(client.client_id)
+
+
+class _Account:
+    """What one client took, and its limits as they were last seen."""
+
+    __slots__ = ("bytes", "bytes_full_ns", "count", "limits", "quota", "requests", "requests_full_ns")
+
+    requests: Rate
+    bytes: Rate | None
+    count: DayCount | None
+    quota: int
+
+    def __init__(self) -> None:
+        self.limits: Limits | None = None
+        self.bytes = None
+        self.requests_full_ns = 0
+        self.bytes_full_ns = 0
+
+    def is_full(self, now_ns: int) -> bool:
+        return self.requests_full_ns <= now_ns and self.bytes_full_ns <= now_ns
+
+
+def _refusal(why: str, wait_ns: int) -> LimitError:
+    return LimitError(why, retry_after_s=wait_ns / NS_PER_S)
+
+
+def _forget_one(names: OrderedDict[str, V], is_full: Callable[[V], bool]) -> None:
+    """Forget one of the least recently used: the first that is full again, else the oldest. Never the youngest."""
+    oldest = list(islice(names, min(_LOOKED_AT, len(names) - 1)))
+    del names[next((name for name in oldest if is_full(names[name])), oldest[0])]

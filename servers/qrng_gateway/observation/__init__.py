@@ -1,0 +1,1 @@
+"""How the gateway does, looked at from outside: status and metrics."""

@@ -1,0 +1,1 @@
+"""Where bytes wait: lanes, the line of those who want them, and what happens on the way in."""

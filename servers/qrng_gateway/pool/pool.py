@@ -1,0 +1,575 @@
+"""The pool: verified bytes waiting to be claimed, each by one client.
+
+Idea: `claim` is the only way bytes leave, all or nothing. There is one lane per class and processing,
+so weaker bytes never dilute better ones; a claim takes from the weakest lane that satisfies it, so
+better bytes are left for those who need them. Whoever cannot be served at once stands in one line, where
+clients take turns; a claim passes others only where nobody ahead could use the bytes, or where they are
+reserved for its client.
+
+Everything is bounded: bytes, chunks (each counts as at least 1 KiB, so that a flood of tiny chunks
+cannot fill memory with book-keeping), waiters and waiting time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Literal, NamedTuple, TypeVar
+
+from qrng_gateway.pool.forecast import Forecast
+from qrng_gateway.pool.intake import Intake
+from qrng_gateway.pool.lane import FOREVER_NS, ChunkRange, Lane, Origin, Stored
+from qrng_gateway.pool.line import Line, Place
+from qrng_gateway.pool.reservations import Reservations
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
+from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
+from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
+from qrng_grpc.labels import (
+    BEST_FIRST,
+    Custody,
+    HealthVerdict,
+    Processing,
+    SourceClass,
+    weakest_class,
+    weakest_processing,
+)
+
+L = TypeVar("L")
+Overflow = Literal["drop_oldest", "backpressure"]
+_Kind = tuple[SourceClass, Processing | None]
+
+_LEAST_CHARGE = 1024
+_MAX_NAMES = 16
+_SHARED_ORIGINS = 1024
+_AS_THEY_CAME = (Processing.MIXED, Processing.NONE)
+
+
+# Named tuples where one is made for each call: a frozen dataclass takes four times as long to make.
+
+
+class ClaimSpec(NamedTuple):
+    """What a client demands of its bytes. Ages in seconds since capture start; times in nanoseconds of Unix time."""
+
+    least_class: SourceClass
+    processing: Processing | None = None
+    max_age_s: float | None = None
+    captured_after_ns: int | None = None
+    span_lanes: bool = False
+    provenance: bool = False
+    """Whether it wants to know which chunks its bytes came from."""
+
+
+class ReplyLabel(NamedTuple):
+    """What claimed bytes are: the weakest of all that is known of any of them."""
+
+    device_id: str
+    collector_id: str
+    source_class: SourceClass
+    processing: Processing
+    custody: Custody
+    health_verdict: HealthVerdict
+    generation_ns: int
+    """Capture end of the oldest byte."""
+    capture_start_ns: int
+    capture_end_ns: int
+
+
+class Claimed(NamedTuple):
+    """Bytes that left the pool for one client."""
+
+    data: bytes
+    label: ReplyLabel
+    ranges: tuple[ChunkRange, ...] = ()
+    """Where the bytes lay, in their order, when the claim asked for it."""
+
+    def __repr__(self) -> str:
+        return f"Claimed({len(self.data)} bytes, {self.label!r})"
+
+
+@dataclass(slots=True)
+class PoolCounters:
+    """Where bytes went since start. stored = served + pooled + the others below."""
+
+    stored: int = 0
+    served: int = 0
+    claims: int = 0
+    expired: int = 0
+    overflow: int = 0
+    purged: int = 0
+    set_aside: int = 0
+    conditioned: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLevel:
+    """One lane as status shows it."""
+
+    source_class: SourceClass
+    processing: Processing
+    level: int
+    oldest_capture_start_ns: int
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A claim in line. Its future holds what it was granted, or why not."""
+
+    spec: ClaimSpec
+    granted: asyncio.Future[Claimed]
+
+
+class Pool:
+    """Bytes in memory, for one process.
+
+    `capacity` in bytes, at least 1 MiB; `ttl_s`, the age limit in seconds; `best_class`, the best any
+    key may claim, beyond which waiting is useless; `max_waiting`, claims in line; `intake`, what
+    becomes of chunks before they are stored.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        ttl_s: float,
+        overflow: Overflow,
+        best_class: SourceClass,
+        max_waiting: int = 1024,
+        intake: Intake | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if capacity < MAX_CHUNK_BYTES:
+            raise ValueError("a pool holds at least the largest chunk")
+        self.capacity = capacity
+        self.counters = PoolCounters()
+        self._max_chunks = capacity // _LEAST_CHARGE
+        self._ttl_ns = int(ttl_s * NS_PER_S)
+        self._overflow = overflow
+        self.best_class = best_class
+        """The best class any key may claim now."""
+        self.forecast = Forecast(clock)
+        self._clock = clock
+        self._draining = False
+        self._reserved_bytes = self._reserved_chunks = 0
+        self._line: Line[_Kind, _Waiting] = Line(max_waiting)
+        self._reservations = Reservations()
+        self._intake = intake
+        processings = _AS_THEY_CAME if intake is None else intake.processings
+        # Weakest first, which is the order claims try them in.
+        self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), processings)}
+        self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
+        self._overlap = lru_cache(maxsize=None)(self._find_overlap)
+        self._displaceable = lru_cache(maxsize=None)(self._find_displaceable)
+
+    @property
+    def level(self) -> int:
+        """Bytes in the pool, expired ones included until they are met."""
+        return sum(lane.level for lane in self._lanes.values())
+
+    @property
+    def waiting(self) -> int:
+        """Claims in line."""
+        return len(self._line)
+
+    def lanes(self) -> list[LaneLevel]:
+        """Return the lanes that hold bytes, weakest first."""
+        return [
+            LaneLevel(*key, lane.level, oldest)
+            for key, lane in self._lanes.items()
+            if (oldest := lane.oldest_capture_start_ns) is not None
+        ]
+
+    # Bytes in
+
+    def admit(
+        self, block: Block, collector_id: str, key_id: str = "", epoch: int = 0, sequence: int = 0
+    ) -> Stored | None:
+        """Set room aside for `block`, which the key `key_id` vouches for, and copy it; None when there is no room.
+
+        It displaces weaker classes first, oldest first, and then, under `drop_oldest`, the oldest of
+        its own class; never a better one, and nothing at all when that would not suffice. What comes
+        back waits to be stored, or to be abandoned.
+        """
+        self.expire()
+        n = len(block)
+        displaced = self._displace(block.label.source_class, *self._excess(n))
+        if displaced is None:
+            return None
+        self._reserved_bytes += n
+        self._reserved_chunks += 1
+        overwritten = displaced.pop() if displaced else None
+        for chunk in displaced:
+            chunk.wipe()
+        return Stored(block, _shared_origin(block.label, collector_id, key_id, epoch), sequence, overwritten)
+
+    def _displace(self, newcomer: SourceClass, bytes_over: int, chunks_over: int) -> list[Stored] | None:
+        """Take out so many bytes and chunks, or more, in favour of `newcomer`; None, and nothing, where it may not."""
+        displaced: list[Stored] = []
+        if bytes_over <= 0 and chunks_over <= 0:
+            return displaced
+        displaceable = self._displaceable(newcomer)
+        level, chunks = _contents(displaceable)
+        if bytes_over > level or chunks_over > chunks:
+            return None
+        for lane in displaceable:
+            while lane.level and (bytes_over > 0 or chunks_over > 0):
+                oldest = lane.pop_oldest()
+                displaced.append(oldest)
+                bytes_over -= len(oldest)
+                chunks_over -= 1
+                self.counters.overflow += len(oldest)
+        return displaced
+
+    def store(self, block: Block, collector_id: str, key_id: str = "", epoch: int = 0, sequence: int = 0) -> bool:
+        """Admit `block` and store it at once. False when there is no room."""
+        admitted = self.admit(block, collector_id, key_id, epoch, sequence)
+        if admitted is None:
+            return False
+        self.store_all((admitted,))
+        return True
+
+    def store_all(self, admitted: Iterable[Stored]) -> None:
+        """Put each of `admitted` into the room set aside for it; serve whoever waits for them."""
+        before = self.counters.stored
+        for chunk in admitted:
+            self._release(chunk)
+            self.counters.stored += len(chunk)
+            if self._intake is not None:
+                self.counters.set_aside += self._intake.set_aside(chunk)
+                self.counters.conditioned += self._intake.condition(chunk)
+            if len(chunk):
+                label = chunk.origin.label
+                self._lanes[label.source_class, label.processing].insert(chunk)
+        self._serve_arrivals(self.counters.stored - before)
+
+    def purge(self, key_id: str) -> int:
+        """Destroy what the key `key_id` vouched for, since nobody does any more. Returns the bytes."""
+        purged = sum(lane.purge(key_id) for lane in self._lanes.values())
+        if self._intake is not None:
+            self._intake.reservoir.purge(key_id)
+        self.counters.purged += purged
+        return purged
+
+    def refuse_purged(self, admitted: Stored) -> None:
+        """Abandon `admitted`, and count it as stored and at once purged."""
+        self.counters.stored += len(admitted)
+        self.counters.purged += len(admitted)
+        self.abandon(admitted)
+
+    def abandon(self, admitted: Stored) -> None:
+        """Give back the room that was set aside, and destroy `admitted`."""
+        self._release(admitted)
+        admitted.wipe()
+
+    def _release(self, admitted: Stored) -> None:
+        self._reserved_bytes -= len(admitted)
+        self._reserved_chunks -= 1
+
+    def refuse_overflow(self, block: Block) -> None:
+        """Count `block` as stored and at once displaced by what is better."""
+        self.counters.stored += len(block)
+        self.counters.overflow += len(block)
+
+    @property
+    def presses_back(self) -> bool:
+        """Whether a full pool holds chunks at their collector rather than destroy some."""
+        return self._overflow == "backpressure"
+
+    # Bytes out
+
+    def keep_for(self, reservations: Mapping[str, tuple[int, SourceClass]]) -> None:
+        """Keep for each client so many bytes of a class or better that nobody else may claim."""
+        self._reservations.replace(
+            {
+                client: (most, self._acceptable(least_class, None))
+                for client, (most, least_class) in reservations.items()
+            }
+        )
+
+    async def claim(self, n: int, spec: ClaimSpec, client: str, patience_s: float, *, weight: int = 1) -> Claimed:
+        """Take `n` bytes for `client`, irrevocably, waiting in line at most `patience_s` seconds.
+
+        In line, clients take turns by bytes over `weight`. Raises WeakerSourceError or InvalidRequestError
+        at once when no waiting could help, PoolShortError when the bytes did not come in time, LimitError
+        when there is no place in line, DrainingError when the gateway ends. Cancelled, it leaves the line
+        and takes nothing.
+        """
+        if self._draining:
+            raise DrainingError("the gateway is ending; reconnect")
+        if not self.best_class.at_least(spec.least_class):
+            raise WeakerSourceError("every source of this gateway is weaker than the least class asked for")
+        if n > self.capacity:
+            raise InvalidRequestError("more bytes than the pool can hold", field="bytes_needed")
+        if not self._acceptable(spec.least_class, spec.processing):
+            raise InvalidRequestError("this gateway has no bytes of that processing", field="processing")
+        if not len(self._line) or not self._contested(spec) or self._reservations.covers(client, n):
+            claimed = self._attempt(n, spec, client, {})
+            if claimed is not None:
+                return claimed
+        return await self._wait(
+            Place(client, weight, n, (spec.least_class, spec.processing), _Waiting(spec, _future())), patience_s
+        )
+
+    async def _wait(self, place: Place[_Kind, _Waiting], patience_s: float) -> Claimed:
+        if self._line.full(place.client_id):
+            if patience_s <= 0:
+                raise self._short(place)
+            raise LimitError("too many claims are waiting", retry_after_s=self._hint_s(place))
+        granted = place.claim.granted
+        self._line.join(place)
+        try:
+            self._serve_line()  # its turn may come before that of others
+            if not granted.done() and patience_s <= 0:
+                raise self._short(place)
+            bell = asyncio.get_running_loop().call_later(patience_s, self._give_up, place)
+            try:
+                return await granted
+            finally:
+                bell.cancel()
+        finally:
+            if granted.done() and not granted.cancelled():
+                granted.exception()  # looked at, so that asyncio does not report it as lost
+            if place in self._line:
+                self._line.leave(place)
+                self._serve_line()
+
+    def _give_up(self, place: Place[_Kind, _Waiting]) -> None:
+        _refuse(place.claim, self._short(place))
+
+    def _short(self, place: Place[_Kind, _Waiting]) -> PoolShortError:
+        return PoolShortError("the pool did not hold enough bytes in time", retry_after_s=self._hint_s(place))
+
+    def _hint_s(self, place: Place[_Kind, _Waiting]) -> float:
+        """Return when as many bytes as are waited for will have come besides those that are there."""
+        wanted = self._line.size + (0 if place in self._line else place.size)
+        there = sum(lane.level for lane in self._acceptable(*place.kind))
+        return round(self.forecast.seconds_until(max(place.size, wanted - there)), 1)
+
+    def _contested(self, spec: ClaimSpec) -> bool:
+        """Say whether anybody in line waits for bytes that `spec` could take."""
+        kind = (spec.least_class, spec.processing)
+        return any(self._overlap(kind, other) for other in self._line.kinds)
+
+    def _serve_arrivals(self, arrived: int) -> None:
+        if self._reservations:
+            self._reservations.refill(arrived)
+            self._serve_reserved()
+        if self._line:
+            self._serve_line()
+
+    def _serve_line(self) -> None:
+        """Grant whatever can be granted, in turn; nobody gets bytes that someone ahead is waiting for."""
+        promised: dict[Lane, int] = {}
+        for place in self._line:
+            if not _any_left(self._lanes.values(), promised):
+                return
+            waiting = place.claim
+            if waiting.granted.done():
+                continue
+            claimed = self._attempt(place.size, waiting.spec, place.client_id, promised)
+            if claimed is None:
+                self._promise(waiting.spec, promised)
+            else:
+                self._line.serve(place)
+                waiting.granted.set_result(claimed)
+
+    def _serve_reserved(self) -> None:
+        """Grant what bytes reserved for a client suffice for, whoever is ahead of it."""
+        for place in self._line.places():
+            if place.claim.granted.done() or not self._reservations.covers(place.client_id, place.size):
+                continue
+            claimed = self._attempt(place.size, place.claim.spec, place.client_id, {})
+            if claimed is not None:
+                self._line.serve(place)
+                place.claim.granted.set_result(claimed)
+
+    def _promise(self, spec: ClaimSpec, promised: dict[Lane, int]) -> None:
+        from_ns = self._from_ns(spec)
+        for lane in self._acceptable(spec.least_class, spec.processing):
+            promised[lane] = min(from_ns, promised.get(lane, FOREVER_NS))
+
+    def _attempt(self, n: int, spec: ClaimSpec, client: str, promised: dict[Lane, int]) -> Claimed | None:
+        """Take `n` bytes now, or nothing. `promised` bounds each lane from above."""
+        held = self._reservations.held_from(client) if self._reservations else _NOTHING_HELD
+        lanes = self._acceptable(spec.least_class, spec.processing)
+        from_ns = self._from_ns(spec)
+        expired_ns = self._clock.now_ns() - self._ttl_ns
+        total = 0
+        shares = []
+        for lane in lanes:
+            self.counters.expired += lane.expire(expired_ns)
+            share = lane.available(n - total, from_ns, promised.get(lane, FOREVER_NS))
+            if held:
+                share = max(0, min(share, lane.level - held.get(lane, 0)))
+            if share == n:
+                return self._take([(lane, n)], from_ns, spec, client)
+            if spec.span_lanes and share:
+                shares.append((lane, share))
+                total += share
+                if total == n:
+                    return self._take(shares, from_ns, spec, client)
+        return None
+
+    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, spec: ClaimSpec, client: str) -> Claimed:
+        used: list[Stored] = []
+        parts = []
+        ranges: list[ChunkRange] | None = [] if spec.provenance else None
+        for lane, share in shares:
+            chunks, data = lane.take(share, from_ns, ranges)
+            used += chunks
+            parts.append(data)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.counters.served += len(data)
+        self.counters.claims += 1
+        if self._reservations:
+            self._reservations.settle(client)
+        return Claimed(data, _label(used), tuple(ranges or ()))
+
+    def _from_ns(self, spec: ClaimSpec) -> int:
+        """Return the earliest capture start that `spec` accepts."""
+        from_ns = 0 if spec.captured_after_ns is None else spec.captured_after_ns + 1
+        if spec.max_age_s is None:
+            return from_ns
+        return max(from_ns, self._clock.now_ns() - int(spec.max_age_s * NS_PER_S))
+
+    # Time passes
+
+    def look_ahead(self) -> None:
+        """Take note of how fast bytes come and go; about once a second."""
+        self.forecast.look(self.counters.stored, self.counters.served)
+
+    def expire(self) -> None:
+        """Destroy what has passed the age limit."""
+        before_ns = self._clock.now_ns() - self._ttl_ns
+        for lane in self._lanes.values():
+            if lane.level:
+                self.counters.expired += lane.expire(before_ns)
+
+    # Ends
+
+    def drain(self) -> None:
+        """Refuse every claim from now on, those in line included."""
+        self._draining = True
+        for place in self._line.places():
+            _refuse(place.claim, DrainingError("the gateway is ending; reconnect"))
+
+    def wipe(self) -> None:
+        """Overwrite everything that is left, and count it as dropped."""
+        for lane in self._lanes.values():
+            self.counters.dropped += lane.wipe()
+        if self._intake is not None:
+            self._intake.reservoir.wipe()
+
+    # Arithmetic
+
+    def _excess(self, n: int) -> tuple[int, int]:
+        """Return by how many bytes and chunks the pool would be over, with `n` bytes more in one chunk."""
+        level, chunks = _contents(self._lanes.values())
+        return (
+            level + self._reserved_bytes + n - self.capacity,
+            chunks + self._reserved_chunks + 1 - self._max_chunks,
+        )
+
+    def _find_displaceable(self, newcomer: SourceClass) -> tuple[Lane, ...]:
+        return tuple(
+            lane for (source_class, _), lane in self._lanes.items() if self._may_displace(newcomer, source_class)
+        )
+
+    def _may_displace(self, newcomer: SourceClass, source_class: SourceClass) -> bool:
+        if source_class is newcomer:
+            return self._overflow == "drop_oldest"
+        return newcomer.at_least(source_class)
+
+    def _find_acceptable(self, least_class: SourceClass, processing: Processing | None) -> tuple[Lane, ...]:
+        return tuple(
+            lane
+            for (source_class, lane_processing), lane in self._lanes.items()
+            if source_class.at_least(least_class) and processing in (None, lane_processing)
+        )
+
+    def _find_overlap(self, one: _Kind, other: _Kind) -> bool:
+        return not set(self._acceptable(*one)).isdisjoint(self._acceptable(*other))
+
+
+_NOTHING_HELD: dict[Lane, int] = {}
+
+
+def _future() -> asyncio.Future[Claimed]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _contents(lanes: Iterable[Lane]) -> tuple[int, int]:
+    """Return how many bytes and chunks `lanes` hold. Most are empty, most of the time."""
+    level = chunks = 0
+    for lane in lanes:
+        if lane.level:
+            level += lane.level
+            chunks += len(lane)
+    return level, chunks
+
+
+def _any_left(lanes: Iterable[Lane], promised: dict[Lane, int]) -> bool:
+    """Say whether any of `lanes` holds bytes that are not promised."""
+    for lane in lanes:
+        oldest_ns = lane.oldest_capture_start_ns
+        if oldest_ns is not None and oldest_ns < promised.get(lane, FOREVER_NS):
+            return True
+    return False
+
+
+def _refuse(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.granted.done():
+        waiting.granted.set_exception(error)
+
+
+@lru_cache(maxsize=_SHARED_ORIGINS)
+def _shared_origin(label: BlockLabel, collector_id: str, key_id: str, epoch: int) -> Origin:
+    """Return one object for equal origins, so that a thousand chunks cost one label."""
+    return Origin(label, collector_id, ",".join(label.device_ids), key_id, epoch)
+
+
+def _label(used: list[Stored]) -> ReplyLabel:
+    first = used[0]
+    if len(used) == 1:
+        label = first.origin.label
+        return ReplyLabel(
+            first.origin.device_id,
+            first.origin.collector_id,
+            label.source_class,
+            label.processing,
+            label.custody,
+            label.health_verdict,
+            first.capture_end_ns,
+            first.capture_start_ns,
+            first.capture_end_ns,
+        )
+    return _merged_label(used)
+
+
+def _merged_label(used: list[Stored]) -> ReplyLabel:
+    oldest = min(used, key=lambda chunk: chunk.capture_start_ns)
+    origins = list({id(chunk.origin): chunk.origin for chunk in used}.values())
+    labels = [origin.label for origin in origins]
+    return ReplyLabel(
+        device_id=_names(name for label in labels for name in label.device_ids),
+        collector_id=_names(origin.collector_id for origin in origins),
+        source_class=weakest_class(label.source_class for label in labels),
+        processing=weakest_processing(label.processing for label in labels),
+        custody=_worst(Custody.REMOTE, (label.custody for label in labels), Custody.LOCAL),
+        health_verdict=_worst(HealthVerdict.UNTESTED, (label.health_verdict for label in labels), HealthVerdict.PASSED),
+        generation_ns=oldest.capture_end_ns,
+        capture_start_ns=oldest.capture_start_ns,
+        capture_end_ns=max(chunk.capture_end_ns for chunk in used),
+    )
+
+
+def _worst(worst: L, labels: Iterable[L], best: L) -> L:
+    return worst if worst in labels else best
+
+
+def _names(names: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(names))
+    return ",".join(distinct if len(distinct) <= _MAX_NAMES else [*distinct[:_MAX_NAMES], "..."])
