@@ -117,6 +117,8 @@ class GatewayStatus:
     """What entered the pool lately."""
     outflow_bytes_per_s: float
     """What was claimed lately."""
+    reserved_bytes: int
+    """Of those pooled, what is kept for single clients; lanes do not show it."""
     forecast_s: float | None
     """In how many seconds the pool is empty if both go on as they do; None while it does not get emptier."""
 
@@ -142,6 +144,7 @@ def read_status(reply: _Reply | None) -> GatewayStatus:
         keys=tuple(_key(key) for key in reply.keys),
         inflow_bytes_per_s=reply.inflow_bytes_per_second,
         outflow_bytes_per_s=reply.outflow_bytes_per_second,
+        reserved_bytes=reply.reserved_bytes,
         forecast_s=reply.forecast_seconds_left if reply.HasField("forecast_seconds_left") else None,
     )
 

@@ -59,7 +59,9 @@ class GetEntropyRequest(_message.Message):
     max_fresh_wait has passed. Default: false.
     """
     include_provenance: _builtins.bool
-    """Asks for the chunks and ranges the bytes came from. Default: false."""
+    """Asks for the chunks and ranges the bytes came from; a message then has at most 65536 bytes, else
+    the call is refused with INVALID_ARGUMENT. Default: false.
+    """
     def __init__(
         self,
         *,
@@ -528,6 +530,7 @@ class GetStatusResponse(_message.Message):
     INFLOW_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     OUTFLOW_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     FORECAST_SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     state: Global___GetStatusResponse.State.ValueType
     """How the gateway does."""
     pool_id: _builtins.str
@@ -554,6 +557,8 @@ class GetStatusResponse(_message.Message):
     """In how many seconds the pool is empty if both go on as they do. Not set while the pool does not
     get emptier.
     """
+    reserved_bytes: _builtins.int
+    """Of pooled_bytes, those that are kept for single clients. Lanes do not show them."""
     @_builtins.property
     def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneStatus]:
         """The pool by class and processing. Lanes without bytes are left out."""
@@ -594,10 +599,11 @@ class GetStatusResponse(_message.Message):
         inflow_bytes_per_second: _builtins.float = ...,
         outflow_bytes_per_second: _builtins.float = ...,
         forecast_seconds_left: _builtins.float | None = ...,
+        reserved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_forecast_seconds_left", b"_forecast_seconds_left", "accounting", b"accounting", "forecast_seconds_left", b"forecast_seconds_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_forecast_seconds_left", b"_forecast_seconds_left", "accounting", b"accounting", "capacity_bytes", b"capacity_bytes", "collectors", b"collectors", "forecast_seconds_left", b"forecast_seconds_left", "inflow_bytes_per_second", b"inflow_bytes_per_second", "keys", b"keys", "lanes", b"lanes", "outflow_bytes_per_second", b"outflow_bytes_per_second", "pool_id", b"pool_id", "pooled_bytes", b"pooled_bytes", "served_claims", b"served_claims", "state", b"state", "uptime_seconds", b"uptime_seconds", "version", b"version", "waiting_claims", b"waiting_claims", "warnings", b"warnings", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_forecast_seconds_left", b"_forecast_seconds_left", "accounting", b"accounting", "capacity_bytes", b"capacity_bytes", "collectors", b"collectors", "forecast_seconds_left", b"forecast_seconds_left", "inflow_bytes_per_second", b"inflow_bytes_per_second", "keys", b"keys", "lanes", b"lanes", "outflow_bytes_per_second", b"outflow_bytes_per_second", "pool_id", b"pool_id", "pooled_bytes", b"pooled_bytes", "reserved_bytes", b"reserved_bytes", "served_claims", b"served_claims", "state", b"state", "uptime_seconds", b"uptime_seconds", "version", b"version", "waiting_claims", b"waiting_claims", "warnings", b"warnings", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__forecast_seconds_left: _TypeAlias = _typing.Literal["forecast_seconds_left"]  # noqa: Y015
     _WhichOneofArgType__forecast_seconds_left: _TypeAlias = _typing.Literal["_forecast_seconds_left", b"_forecast_seconds_left"]  # noqa: Y015

@@ -218,6 +218,7 @@ def _status_reply(status: GatewayStatus) -> entropy_pb2.GetStatusResponse:
         inflow_bytes_per_second=status.inflow,
         outflow_bytes_per_second=status.outflow,
         forecast_seconds_left=status.seconds_left,
+        reserved_bytes=status.reserved,
     )
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 
 from qrng_gateway.link.ingest import CollectorView, Ingest
 from qrng_gateway.link.inspection import CORRUPT, REPEATED
+from qrng_gateway.pool.forecast import Forecast
 from qrng_gateway.pool.lane import FOREVER_NS
 from qrng_gateway.pool.pool import Pool
 from qrng_grpc import __version__
@@ -136,6 +137,8 @@ class GatewayStatus:
     inflow: float
     outflow: float
     """Bytes a second that were stored and claimed lately."""
+    reserved: int
+    """Bytes of the pool that are kept for single clients; lanes do not show them."""
     seconds_left: float | None
     """When the pool is empty if both go on as they do; None while it does not get emptier."""
     last_arrival_ns: int | None
@@ -188,7 +191,9 @@ class Observer:
         self._clock = clock
         self._started_ns = clock.monotonic_ns()
         self._claims: deque[tuple[int, int]] = deque([(self._started_ns, 0)])
-        self._stored = 0
+        # Of what may be served here: weaker bytes, and those used up on the way in, make nobody ready.
+        self._entered = 0
+        self._arrivals = Forecast(clock)
         self._arrived_ns: int | None = None
         self._spoilt = 0
         self._spoilt_ns: int | None = None
@@ -197,8 +202,10 @@ class Observer:
     def tick(self) -> None:
         """Note what changed since the last look. Called once a second, and before each status."""
         now_ns = self._clock.monotonic_ns()
-        if self._pool.counters.stored != self._stored:
-            self._stored = self._pool.counters.stored
+        entered = sum(n for kind, n in self._pool.entered.items() if kind.at_least(self._least_class))
+        self._arrivals.look(entered, 0)
+        if entered != self._entered:
+            self._entered = entered
             self._arrived_ns = now_ns
         if self._refused_as_spoilt() != self._spoilt:
             self._spoilt = self._refused_as_spoilt()
@@ -224,11 +231,10 @@ class Observer:
             return False
         self._pool.expire()
         self.tick()
-        lanes = [lane for lane in self._pool.lanes() if lane.source_class.at_least(self._least_class)]
-        return sum(lane.level for lane in lanes) >= self._ready_bytes or self._arriving()
+        return self._pool.claimable(self._least_class) >= self._ready_bytes or self._arriving()
 
     def _arriving(self) -> bool:
-        fast_enough = self._pool.forecast.inflow >= self._ready_bytes_per_s
+        fast_enough = self._arrivals.inflow >= self._ready_bytes_per_s
         return fast_enough and self._seconds_since(self._arrived_ns) <= ARRIVING_S
 
     def status(self) -> GatewayStatus:
@@ -252,6 +258,7 @@ class Observer:
             claims_per_s=self._claims_per_s(),
             inflow=self._pool.forecast.inflow,
             outflow=self._pool.forecast.outflow,
+            reserved=self._pool.reserved,
             seconds_left=self._pool.forecast.seconds_left(self._pool.level),
             last_arrival_ns=self._last_arrival_ns(),
             freshness_s=None if self._arrived_ns is None else self._seconds_since(self._arrived_ns),

@@ -87,7 +87,9 @@ class Stored:
     def cut_end(self, n: int) -> Stored:
         """Take the last `n` bytes off, fewer than all, into a chunk of their own."""
         view = memoryview(self._buffer)[-n:]
-        end = Stored(Block(bytes(view), self.capture_start_ns, self.capture_end_ns, self.origin.label), self.origin)
+        block = Block(bytes(view), self.capture_start_ns, self.capture_end_ns, self.origin.label)
+        end = Stored(block, self.origin, self.sequence)
+        end._gone = self._gone + len(self._buffer) - n
         view[:] = _ZEROS[:n]
         view.release()
         del self._buffer[-n:]
@@ -153,6 +155,11 @@ class Lane:
     def oldest_capture_start_ns(self) -> int | None:
         """Capture start of the oldest chunk, None when the lane is empty."""
         return self._chunks[self._head].capture_start_ns if len(self) else None
+
+    @property
+    def newest_capture_start_ns(self) -> int:
+        """Capture start of the newest chunk, -1 when the lane is empty."""
+        return self._chunks[-1].capture_start_ns if len(self) else -1
 
     def insert(self, chunk: Stored) -> None:
         """Put `chunk` at its place in time."""

@@ -2,15 +2,15 @@
 
 Idea: byte-weighted fair queueing across clients, in order within one. Every client that waits has a *turn*,
 the virtual time at which its first claim would be finished if clients took turns byte by byte, each as fast
-as its weight says: its last turn, or virtual now where it has only come, + bytes / weight; virtual now is the
-turn last served. The smallest turn goes first. So a client that floods the line only waits behind itself, a small
-claim does not wait for a large one of somebody else, and a large one is reached in the end, since
-nobody can be put before it without virtual time coming closer to its turn.
-(Self-clocked fair queueing: S. J. Golestani, "A self-clocked fair queueing scheme for broadband
-applications", INFOCOM 1994.)
+as its weight says: where its last one left it, or virtual now where it has only come, + bytes / weight. Virtual
+now is where the client is that has had least of all who wait. The smallest turn goes first. So a client that
+floods the line only waits behind itself, a small claim does not wait for a large one of somebody else, and a
+large one is reached in the end, since nobody can be put before it without virtual time coming closer to it.
+(As in S. J. Golestani, "A self-clocked fair queueing scheme for broadband applications", INFOCOM 1994, but with now
+from those who wait and not from who was served: here some are served out of turn, since others cannot use the bytes.)
 
-A claim that leaves the line unserved costs its client nothing. Claims are bounded in number, and one client
-holds at most half of the places.
+A claim that leaves the line unserved costs its client nothing. Claims are bounded in number; where there is no place
+left, whoever holds the most gives one up to a client that holds fewer.
 """
 
 from __future__ import annotations
@@ -51,13 +51,12 @@ class Line(Generic[K, T]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._most_each = max(1, most // 2)
         self._now = 0.0
         self._length = 0
         self._order = count()
         self.kinds: Counter[K] = Counter()
         """How many places of each kind there are; kinds without one are left out."""
-        # Clients that wait, and those whose last turn is still ahead of now.
+        # Clients that wait, and those whose last turn is still ahead of now: when they come back, it counts.
         self._queues: dict[str, _Queue[K, T]] = {}
 
     def __len__(self) -> int:
@@ -68,10 +67,24 @@ class Line(Generic[K, T]):
         """Bytes that are waited for."""
         return sum(place.size for queue in self._queues.values() for place in queue.places)
 
-    def full(self, client_id: str) -> bool:
-        """Say whether there is no place for one more claim of this client."""
+    @property
+    def full(self) -> bool:
+        """Whether there is no place left."""
+        return self._length >= self._most
+
+    def spare(self, client_id: str) -> Place[K, T] | None:
+        """Return the place that another client has to give up to this one, None when none holds two more than it."""
+        most = max(self._queues.values(), key=lambda queue: len(queue.places), default=None)
+        own = self._queues.get(client_id)
+        held = 0 if own is None else len(own.places)
+        if most is None or len(most.places) < held + 2:
+            return None
+        return next(reversed(most.places))
+
+    def first_of(self, client_id: str) -> Place[K, T] | None:
+        """Return the oldest place of a client, None when it does not wait."""
         queue = self._queues.get(client_id)
-        return self._length >= self._most or (queue is not None and len(queue.places) >= self._most_each)
+        return None if queue is None else next(iter(queue.places), None)
 
     def join(self, place: Place[K, T]) -> None:
         """Put `place` behind its client's others."""
@@ -79,6 +92,7 @@ class Line(Generic[K, T]):
         if queue is None:
             queue = self._queues[place.client_id] = _Queue(next(self._order), self._now)
         if not queue.places:  # and never while it waits, or a large claim would be put off for ever
+            self._look_at_the_clock()
             queue.turn = max(queue.turn, self._now)
         queue.places[place] = None
         self.kinds[place.kind] += 1
@@ -98,7 +112,6 @@ class Line(Generic[K, T]):
         """Take `place` out, served: its client's next turn comes later for it."""
         queue = self._queues[place.client_id]
         queue.turn = _turn(queue.turn, place)
-        self._now = max(self._now, queue.turn)
         self._remove(place)
         self._forget_the_past()
 
@@ -129,12 +142,18 @@ class Line(Generic[K, T]):
         if not self.kinds[place.kind]:
             del self.kinds[place.kind]
 
+    def _look_at_the_clock(self) -> None:
+        turns = [queue.turn for queue in self._queues.values() if queue.places]
+        if turns:
+            self._now = max(self._now, min(turns))
+
     def _forget_the_past(self) -> None:
         """Drop clients that neither wait nor have had more than their share; with nobody in line, everybody."""
         if not self._length:
             self._queues.clear()
             self._now = 0.0
         elif len(self._queues) > 2 * self._length:
+            self._look_at_the_clock()
             ahead = {name: q for name, q in self._queues.items() if q.places or q.turn > self._now}
             self._queues = ahead
 

@@ -23,7 +23,7 @@ from qrng_gateway.pool.forecast import Forecast
 from qrng_gateway.pool.intake import Intake
 from qrng_gateway.pool.lane import FOREVER_NS, ChunkRange, Lane, Origin, Stored
 from qrng_gateway.pool.line import Line, Place
-from qrng_gateway.pool.reservations import Reservations
+from qrng_gateway.pool.reservations import Key, Reservations
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
@@ -39,7 +39,8 @@ from qrng_grpc.labels import (
 
 L = TypeVar("L")
 Overflow = Literal["drop_oldest", "backpressure"]
-_Kind = tuple[SourceClass, Processing | None]
+_Kind = tuple[SourceClass, Processing | None, bool]
+"""What waiting claims have in common: the class and processing they want, and whether the bytes are still to come."""
 
 _LEAST_CHARGE = 1024
 _MAX_NAMES = 16
@@ -155,11 +156,17 @@ class Pool:
         self._draining = False
         self._reserved_bytes = self._reserved_chunks = 0
         self._line: Line[_Kind, _Waiting] = Line(max_waiting)
-        self._reservations = Reservations()
+        self._fresh_from_ns = FOREVER_NS
+        """No claim in line for fresh bytes wants any that were captured up to then."""
+        self._reservations = Reservations(capacity)
+        self._serving_soon = False
+        self.entered = dict.fromkeys(BEST_FIRST, 0)
+        """Bytes of each class that have come to where claims find them, or are kept for a client."""
         self._intake = intake
         processings = _AS_THEY_CAME if intake is None else intake.processings
         # Weakest first, which is the order claims try them in.
         self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), processings)}
+        self._acceptable_keys = lru_cache(maxsize=None)(self._find_acceptable_keys)
         self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
         self._overlap = lru_cache(maxsize=None)(self._find_overlap)
         self._displaceable = lru_cache(maxsize=None)(self._find_displaceable)
@@ -167,7 +174,16 @@ class Pool:
     @property
     def level(self) -> int:
         """Bytes in the pool, expired ones included until they are met."""
-        return sum(lane.level for lane in self._lanes.values())
+        return sum(lane.level for lane in self._lanes.values()) + self._reservations.level
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that are kept for single clients."""
+        return self._reservations.level
+
+    def claimable(self, least_class: SourceClass) -> int:
+        """Return how many bytes of `least_class` or better anybody may claim."""
+        return sum(lane.level for lane in self._acceptable(least_class, None))
 
     @property
     def waiting(self) -> int:
@@ -175,7 +191,7 @@ class Pool:
         return len(self._line)
 
     def lanes(self) -> list[LaneLevel]:
-        """Return the lanes that hold bytes, weakest first."""
+        """Return the lanes that hold bytes for anybody, weakest first."""
         return [
             LaneLevel(*key, lane.level, oldest)
             for key, lane in self._lanes.items()
@@ -210,7 +226,7 @@ class Pool:
         displaced: list[Stored] = []
         if bytes_over <= 0 and chunks_over <= 0:
             return displaced
-        displaceable = self._displaceable(newcomer)
+        displaceable = self._displaceable(newcomer) + self._displaceable_reserves(newcomer)
         level, chunks = _contents(displaceable)
         if bytes_over > level or chunks_over > chunks:
             return None
@@ -233,7 +249,7 @@ class Pool:
 
     def store_all(self, admitted: Iterable[Stored]) -> None:
         """Put each of `admitted` into the room set aside for it; serve whoever waits for them."""
-        before = self.counters.stored
+        for_clients: list[str] = []
         for chunk in admitted:
             self._release(chunk)
             self.counters.stored += len(chunk)
@@ -241,13 +257,20 @@ class Pool:
                 self.counters.set_aside += self._intake.set_aside(chunk)
                 self.counters.conditioned += self._intake.condition(chunk)
             if len(chunk):
-                label = chunk.origin.label
-                self._lanes[label.source_class, label.processing].insert(chunk)
-        self._serve_arrivals(self.counters.stored - before)
+                for_clients += self._enter(chunk)
+        self._serve_arrivals(for_clients)
+
+    def _enter(self, chunk: Stored) -> list[str]:
+        """Put `chunk` where claims find it. Returns the clients that some of it is kept for."""
+        label = chunk.origin.label
+        self.entered[label.source_class] += len(chunk)
+        kept_for = self._reservations.keep_some(chunk) if self._reservations else []
+        self._lanes[label.source_class, label.processing].insert(chunk)
+        return kept_for
 
     def purge(self, key_id: str) -> int:
         """Destroy what the key `key_id` vouched for, since nobody does any more. Returns the bytes."""
-        purged = sum(lane.purge(key_id) for lane in self._lanes.values())
+        purged = sum(lane.purge(key_id) for lane in self._all_lanes())
         if self._intake is not None:
             self._intake.reservoir.purge(key_id)
         self.counters.purged += purged
@@ -282,12 +305,9 @@ class Pool:
 
     def keep_for(self, reservations: Mapping[str, tuple[int, SourceClass]]) -> None:
         """Keep for each client so many bytes of a class or better that nobody else may claim."""
-        self._reservations.replace(
-            {
-                client: (most, self._acceptable(least_class, None))
-                for client, (most, least_class) in reservations.items()
-            }
-        )
+        for key, chunk in self._reservations.replace(reservations):
+            self._lanes[key].insert(chunk)
+        self._serve_arrivals(())
 
     async def claim(self, n: int, spec: ClaimSpec, client: str, patience_s: float, *, weight: int = 1) -> Claimed:
         """Take `n` bytes for `client`, irrevocably, waiting in line at most `patience_s` seconds.
@@ -305,23 +325,24 @@ class Pool:
             raise InvalidRequestError("more bytes than the pool can hold", field="bytes_needed")
         if not self._acceptable(spec.least_class, spec.processing):
             raise InvalidRequestError("this gateway has no bytes of that processing", field="processing")
-        if not len(self._line) or not self._contested(spec) or self._reservations.covers(client, n):
-            claimed = self._attempt(n, spec, client, {})
-            if claimed is not None:
-                return claimed
-        return await self._wait(
-            Place(client, weight, n, (spec.least_class, spec.processing), _Waiting(spec, _future())), patience_s
-        )
+        claimed = None
+        if not len(self._line) or not self._contested(spec):
+            claimed = self._attempt(n, spec, self._acceptable(spec.least_class, spec.processing), _NO_PROMISES)
+        if claimed is None and self._reservations and self._line.first_of(client) is None:
+            claimed = self._from_reserve(n, spec, client)
+        if claimed is not None:
+            return claimed
+        kind = (spec.least_class, spec.processing, spec.captured_after_ns is not None)
+        return await self._wait(Place(client, weight, n, kind, _Waiting(spec, _future())), patience_s)
 
     async def _wait(self, place: Place[_Kind, _Waiting], patience_s: float) -> Claimed:
-        if self._line.full(place.client_id):
-            if patience_s <= 0:
-                raise self._short(place)
-            raise LimitError("too many claims are waiting", retry_after_s=self._hint_s(place))
+        if patience_s <= 0 and self._line.full:
+            raise self._short(place)
+        self._make_room(place)
         granted = place.claim.granted
         self._line.join(place)
         try:
-            self._serve_line()  # its turn may come before that of others
+            self._serve_in_turn(place)
             if not granted.done() and patience_s <= 0:
                 raise self._short(place)
             bell = asyncio.get_running_loop().call_later(patience_s, self._give_up, place)
@@ -334,7 +355,21 @@ class Pool:
                 granted.exception()  # looked at, so that asyncio does not report it as lost
             if place in self._line:
                 self._line.leave(place)
-                self._serve_line()
+                if self._any_for(place.claim.spec):
+                    self._serve_soon()
+
+    def _make_room(self, place: Place[_Kind, _Waiting]) -> None:
+        """See that there is a place in line. Raises LimitError when nobody has one to give up."""
+        if not self._line.full:
+            return
+        spare = self._line.spare(place.client_id)
+        if spare is None:
+            raise self._crowded(place)
+        self._line.leave(spare)
+        _refuse(spare.claim, self._crowded(spare))
+
+    def _crowded(self, place: Place[_Kind, _Waiting]) -> LimitError:
+        return LimitError("too many claims are waiting", retry_after_s=self._hint_s(place))
 
     def _give_up(self, place: Place[_Kind, _Waiting]) -> None:
         _refuse(place.claim, self._short(place))
@@ -344,21 +379,38 @@ class Pool:
 
     def _hint_s(self, place: Place[_Kind, _Waiting]) -> float:
         """Return when as many bytes as are waited for will have come besides those that are there."""
+        least_class, processing, fresh = place.kind
         wanted = self._line.size + (0 if place in self._line else place.size)
-        there = sum(lane.level for lane in self._acceptable(*place.kind))
+        there = 0 if fresh else sum(lane.level for lane in self._acceptable(least_class, processing))
         return round(self.forecast.seconds_until(max(place.size, wanted - there)), 1)
 
     def _contested(self, spec: ClaimSpec) -> bool:
-        """Say whether anybody in line waits for bytes that `spec` could take."""
-        kind = (spec.least_class, spec.processing)
-        return any(self._overlap(kind, other) for other in self._line.kinds)
+        """Say whether anybody in line waits for bytes that `spec` could take now."""
+        lanes = self._acceptable(spec.least_class, spec.processing)
+        newest_ns = max(lane.newest_capture_start_ns for lane in lanes)
+        return any(
+            self._overlap(spec.least_class, spec.processing, least_class, processing)
+            for least_class, processing, fresh in self._line.kinds
+            if not fresh or newest_ns > self._fresh_from_ns
+        )
 
-    def _serve_arrivals(self, arrived: int) -> None:
-        if self._reservations:
-            self._reservations.refill(arrived)
-            self._serve_reserved()
-        if self._line:
-            self._serve_line()
+    def _serve_arrivals(self, for_clients: Iterable[str]) -> None:
+        """Grant what can be granted now that bytes have come, of which some are kept for these clients."""
+        if not self._line:
+            return
+        for client in for_clients:
+            self._serve_from_reserve(client)
+        fresh = [p.claim.spec.captured_after_ns for p in self._line.places() if p.kind[2]]
+        self._fresh_from_ns = min((ns for ns in fresh if ns is not None), default=FOREVER_NS)
+        self._serve_line()
+
+    def _serve_from_reserve(self, client: str) -> None:
+        """Grant, in their order, claims of `client` that what is kept for it suffices for, whoever is ahead of it."""
+        while (place := self._line.first_of(client)) is not None and not place.claim.granted.done():
+            claimed = self._from_reserve(place.size, place.claim.spec, client)
+            if claimed is None:
+                return
+            self._grant(place, claimed)
 
     def _serve_line(self) -> None:
         """Grant whatever can be granted, in turn; nobody gets bytes that someone ahead is waiting for."""
@@ -367,34 +419,64 @@ class Pool:
             if not _any_left(self._lanes.values(), promised):
                 return
             waiting = place.claim
-            if waiting.granted.done():
+            if waiting.granted.done() or not self._any_for(waiting.spec):
                 continue
-            claimed = self._attempt(place.size, waiting.spec, place.client_id, promised)
+            claimed = self._attempt(place.size, waiting.spec, self._acceptable(*place.kind[:2]), promised)
             if claimed is None:
                 self._promise(waiting.spec, promised)
             else:
-                self._line.serve(place)
-                waiting.granted.set_result(claimed)
+                self._grant(place, claimed)
 
-    def _serve_reserved(self) -> None:
-        """Grant what bytes reserved for a client suffice for, whoever is ahead of it."""
-        for place in self._line.places():
-            if place.claim.granted.done() or not self._reservations.covers(place.client_id, place.size):
-                continue
-            claimed = self._attempt(place.size, place.claim.spec, place.client_id, {})
-            if claimed is not None:
-                self._line.serve(place)
-                place.claim.granted.set_result(claimed)
+    def _serve_in_turn(self, newcomer: Place[_Kind, _Waiting]) -> None:
+        """Grant one that has just joined what nobody ahead of it waits for. The others are where they were."""
+        spec, lanes = newcomer.claim.spec, self._acceptable(*newcomer.kind[:2])
+        if spec.captured_after_ns is not None:
+            self._fresh_from_ns = min(self._fresh_from_ns, spec.captured_after_ns)
+        promised: dict[Lane, int] = {}
+        for place in self._line:
+            if not _any_left(lanes, promised):
+                return
+            if place is newcomer:
+                claimed = self._attempt(place.size, spec, lanes, promised)
+                if claimed is not None:
+                    self._grant(place, claimed)
+                return
+            if not place.claim.granted.done() and self._any_for(place.claim.spec):
+                self._promise(place.claim.spec, promised)
+
+    def _serve_soon(self) -> None:
+        """Serve the line once those who leave it now have left."""
+        if not self._serving_soon:
+            self._serving_soon = True
+            asyncio.get_running_loop().call_soon(self._serve_now)
+
+    def _serve_now(self) -> None:
+        self._serving_soon = False
+        self._serve_line()
+
+    def _grant(self, place: Place[_Kind, _Waiting], claimed: Claimed) -> None:
+        self._line.serve(place)
+        place.claim.granted.set_result(claimed)
+
+    def _any_for(self, spec: ClaimSpec) -> bool:
+        """Say whether there are bytes at all that `spec` could take."""
+        from_ns = self._from_ns(spec)
+        return any(
+            lane.newest_capture_start_ns >= from_ns for lane in self._acceptable(spec.least_class, spec.processing)
+        )
 
     def _promise(self, spec: ClaimSpec, promised: dict[Lane, int]) -> None:
         from_ns = self._from_ns(spec)
         for lane in self._acceptable(spec.least_class, spec.processing):
             promised[lane] = min(from_ns, promised.get(lane, FOREVER_NS))
 
-    def _attempt(self, n: int, spec: ClaimSpec, client: str, promised: dict[Lane, int]) -> Claimed | None:
-        """Take `n` bytes now, or nothing. `promised` bounds each lane from above."""
-        held = self._reservations.held_from(client) if self._reservations else _NOTHING_HELD
-        lanes = self._acceptable(spec.least_class, spec.processing)
+    def _from_reserve(self, n: int, spec: ClaimSpec, client: str) -> Claimed | None:
+        """Take `n` bytes now of those that are kept for `client`, or nothing."""
+        lanes = self._reservations.lanes_of(client, self._acceptable_keys(spec.least_class, spec.processing))
+        return self._attempt(n, spec, lanes, _NO_PROMISES)
+
+    def _attempt(self, n: int, spec: ClaimSpec, lanes: Iterable[Lane], promised: Mapping[Lane, int]) -> Claimed | None:
+        """Take `n` bytes of `lanes` now, or nothing. `promised` bounds each lane from above."""
         from_ns = self._from_ns(spec)
         expired_ns = self._clock.now_ns() - self._ttl_ns
         total = 0
@@ -402,18 +484,16 @@ class Pool:
         for lane in lanes:
             self.counters.expired += lane.expire(expired_ns)
             share = lane.available(n - total, from_ns, promised.get(lane, FOREVER_NS))
-            if held:
-                share = max(0, min(share, lane.level - held.get(lane, 0)))
             if share == n:
-                return self._take([(lane, n)], from_ns, spec, client)
+                return self._take([(lane, n)], from_ns, spec)
             if spec.span_lanes and share:
                 shares.append((lane, share))
                 total += share
                 if total == n:
-                    return self._take(shares, from_ns, spec, client)
+                    return self._take(shares, from_ns, spec)
         return None
 
-    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, spec: ClaimSpec, client: str) -> Claimed:
+    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, spec: ClaimSpec) -> Claimed:
         used: list[Stored] = []
         parts = []
         ranges: list[ChunkRange] | None = [] if spec.provenance else None
@@ -424,8 +504,6 @@ class Pool:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self.counters.served += len(data)
         self.counters.claims += 1
-        if self._reservations:
-            self._reservations.settle(client)
         return Claimed(data, _label(used), tuple(ranges or ()))
 
     def _from_ns(self, spec: ClaimSpec) -> int:
@@ -439,12 +517,12 @@ class Pool:
 
     def look_ahead(self) -> None:
         """Take note of how fast bytes come and go; about once a second."""
-        self.forecast.look(self.counters.stored, self.counters.served)
+        self.forecast.look(sum(self.entered.values()), self.counters.served)
 
     def expire(self) -> None:
         """Destroy what has passed the age limit."""
         before_ns = self._clock.now_ns() - self._ttl_ns
-        for lane in self._lanes.values():
+        for lane in self._all_lanes():
             if lane.level:
                 self.counters.expired += lane.expire(before_ns)
 
@@ -458,7 +536,7 @@ class Pool:
 
     def wipe(self) -> None:
         """Overwrite everything that is left, and count it as dropped."""
-        for lane in self._lanes.values():
+        for lane in self._all_lanes():
             self.counters.dropped += lane.wipe()
         if self._intake is not None:
             self._intake.reservoir.wipe()
@@ -467,7 +545,7 @@ class Pool:
 
     def _excess(self, n: int) -> tuple[int, int]:
         """Return by how many bytes and chunks the pool would be over, with `n` bytes more in one chunk."""
-        level, chunks = _contents(self._lanes.values())
+        level, chunks = _contents(self._all_lanes())
         return (
             level + self._reserved_bytes + n - self.capacity,
             chunks + self._reserved_chunks + 1 - self._max_chunks,
@@ -483,18 +561,30 @@ class Pool:
             return self._overflow == "drop_oldest"
         return newcomer.at_least(source_class)
 
+    def _displaceable_reserves(self, newcomer: SourceClass) -> tuple[Lane, ...]:
+        """Return the lanes of single clients that a newcomer may displace, after all others."""
+        if not self._reservations:
+            return ()
+        return tuple(lane for (kept, _), lane in self._reservations.lanes() if self._may_displace(newcomer, kept))
+
+    def _all_lanes(self) -> Iterable[Lane]:
+        if not self._reservations:
+            return self._lanes.values()
+        return [*self._lanes.values(), *(lane for _, lane in self._reservations.lanes())]
+
     def _find_acceptable(self, least_class: SourceClass, processing: Processing | None) -> tuple[Lane, ...]:
-        return tuple(
-            lane
-            for (source_class, lane_processing), lane in self._lanes.items()
-            if source_class.at_least(least_class) and processing in (None, lane_processing)
-        )
+        return tuple(self._lanes[key] for key in self._acceptable_keys(least_class, processing))
 
-    def _find_overlap(self, one: _Kind, other: _Kind) -> bool:
-        return not set(self._acceptable(*one)).isdisjoint(self._acceptable(*other))
+    def _find_acceptable_keys(self, least_class: SourceClass, processing: Processing | None) -> tuple[Key, ...]:
+        return tuple(key for key in self._lanes if key[0].at_least(least_class) and processing in (None, key[1]))
+
+    def _find_overlap(
+        self, one: SourceClass, its: Processing | None, other: SourceClass, others: Processing | None
+    ) -> bool:
+        return not set(self._acceptable(one, its)).isdisjoint(self._acceptable(other, others))
 
 
-_NOTHING_HELD: dict[Lane, int] = {}
+_NO_PROMISES: Mapping[Lane, int] = {}
 
 
 def _future() -> asyncio.Future[Claimed]:

@@ -1,83 +1,107 @@
 """Reservations: bytes of the pool that are kept for one client.
 
-Idea: a reservation is a number, its *credit*: so many bytes of the pool nobody else may take. No byte belongs to it;
-it is backed by whatever lies in the lanes its client accepts, the weakest first, as its claims would take
-them. Credits grow only with arrivals, together by at most half of what arrives, so that reserving much cannot starve
-those who reserve nothing. A client uses free bytes first: after each of its claims its credit is what is still backed.
+Idea: what is reserved lies in lanes of its client's own, which nobody else's claim looks at. So no arithmetic has to
+hold others back, and age limits, purges and a full pool treat such bytes like any.
+
+Of a chunk that arrives at most half is kept, for clients that lack bytes and accept its class, who take turns; in
+all at most half of the pool is. So reserving much, and never coming for it, costs the others half of what arrives
+until it is there, and no more than half of the room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from qrng_gateway.pool.lane import Lane
+from qrng_gateway.pool.lane import Lane, Stored
+from qrng_grpc.labels import Processing, SourceClass
 
+MAX_RESERVATIONS = 64
+"""Clients that bytes are kept for at most; every chunk that arrives asks some of them."""
 _SHARE = 2
-"""One byte in so many that arrive may refill credits."""
+"""One byte in so many that arrive, and one in so many of the pool, may be kept."""
+_ASKED = 8
+"""Clients that are asked whether they lack bytes when a chunk arrives."""
+
+Key = tuple[SourceClass, Processing]
 
 
 @dataclass(eq=False, slots=True)
-class _Reservation:
+class Reservation:
+    """At most `most` bytes for one client, of `least_class` or better."""
+
+    client_id: str
     most: int
-    lanes: tuple[Lane, ...]
-    credit: int = 0
+    least_class: SourceClass
+    lanes: dict[Key, Lane] = field(default_factory=dict)
+
+    @property
+    def level(self) -> int:
+        """Bytes that are kept."""
+        return sum(lane.level for lane in self.lanes.values())
 
 
 class Reservations:
-    """The credits of the clients that have a reservation."""
+    """What is kept, in a pool of `capacity` bytes."""
 
-    def __init__(self) -> None:
-        self._of: dict[str, _Reservation] = {}
+    def __init__(self, capacity: int) -> None:
+        self._room = capacity // _SHARE
+        self._of: dict[str, Reservation] = {}
+        self._turns: deque[Reservation] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def replace(self, wanted: Mapping[str, tuple[int, tuple[Lane, ...]]]) -> None:
-        """Keep for each client so many bytes of these lanes, weakest first. Credits that are still wanted stay."""
+    @property
+    def level(self) -> int:
+        """Bytes that are kept for anybody."""
+        return sum(reservation.level for reservation in self._turns)
+
+    def lanes(self) -> Iterator[tuple[Key, Lane]]:
+        """Yield every lane that bytes are kept in."""
+        for reservation in self._turns:
+            yield from reservation.lanes.items()
+
+    def lanes_of(self, client_id: str, keys: Collection[Key]) -> tuple[Lane, ...]:
+        """Return the lanes of one client, in the order of `keys`."""
+        reservation = self._of.get(client_id)
+        if reservation is None:
+            return ()
+        return tuple(reservation.lanes[key] for key in keys if key in reservation.lanes)
+
+    def replace(self, wanted: Mapping[str, tuple[int, SourceClass]]) -> list[tuple[Key, Stored]]:
+        """Keep for each client so many bytes of a class or better, for the first 64 of them.
+
+        Returns the chunks that are kept for nobody any more.
+        """
         before = self._of
-        self._of = {name: _Reservation(most, lanes) for name, (most, lanes) in wanted.items() if most > 0}
-        for name, reservation in self._of.items():
-            if name in before:
-                reservation.credit = min(before[name].credit, reservation.most)
+        chosen = list(wanted.items())[:MAX_RESERVATIONS]
+        self._of = {name: Reservation(name, most, least) for name, (most, least) in chosen if most > 0}
+        self._turns = deque(self._of.values())
+        freed = []
+        for name, old in before.items():
+            new = self._of.get(name)
+            for key, lane in old.lanes.items():
+                if new is not None and new.most >= old.most and key[0].at_least(new.least_class):
+                    new.lanes[key] = lane
+                else:
+                    freed += [(key, chunk) for chunk in lane]
+        return freed
 
-    def refill(self, arrived: int) -> None:
-        """Let credits grow by their part of `arrived` bytes, each in proportion to what it lacks."""
-        lacking = {name: r.most - r.credit for name, r in self._of.items() if r.most > r.credit}
-        total = sum(lacking.values())
-        if not total:
-            return
-        budget = min(total, arrived // _SHARE)
-        for name, lack in lacking.items():
-            self._of[name].credit += lack * budget // total
-
-    def held_from(self, client_id: str) -> dict[Lane, int]:
-        """Return how many bytes of each lane `client_id` must leave to others."""
-        held: dict[Lane, int] = {}
-        for name, reservation in self._of.items():
-            if name == client_id:
-                continue
-            credit = reservation.credit
-            for lane in reservation.lanes:
-                backing = min(credit, lane.level - held.get(lane, 0))
-                if backing > 0:
-                    held[lane] = held.get(lane, 0) + backing
-                    credit -= backing
-        return held
-
-    def covers(self, client_id: str, n: int) -> bool:
-        """Say whether the credit of `client_id` is backed, and enough for `n` bytes."""
-        reservation = self._of.get(client_id)
-        if reservation is None or reservation.credit < n:
-            return False
-        return _backing(reservation, self.held_from(client_id)) >= n
-
-    def settle(self, client_id: str) -> None:
-        """After a claim of `client_id`: its credit is what is still backed."""
-        reservation = self._of.get(client_id)
-        if reservation is not None and reservation.credit:
-            reservation.credit = min(reservation.credit, _backing(reservation, self.held_from(client_id)))
-
-
-def _backing(reservation: _Reservation, held: Mapping[Lane, int]) -> int:
-    return sum(max(0, lane.level - held.get(lane, 0)) for lane in reservation.lanes)
+    def keep_some(self, chunk: Stored) -> list[str]:
+        """Cut what is to be kept off the end of a chunk that arrives. Returns the clients it is for."""
+        key = chunk.origin.label.source_class, chunk.origin.label.processing
+        budget = min(len(chunk) // _SHARE, self._room - self.level)
+        kept = []
+        for _ in range(min(_ASKED, len(self._turns))):
+            if budget <= 0:
+                break
+            reservation = self._turns[0]
+            self._turns.rotate(-1)
+            portion = min(budget, reservation.most - reservation.level)
+            if portion > 0 and key[0].at_least(reservation.least_class):
+                reservation.lanes.setdefault(key, Lane()).insert(chunk.cut_end(portion))
+                budget -= portion
+                kept.append(reservation.client_id)
+        return kept

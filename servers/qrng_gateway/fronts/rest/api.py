@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from qrng_gateway.admission.access import Access, bearer_key, certified_uri, uris_of
+from qrng_gateway.admission.access import Access, Pass, bearer_key, certified_uri, uris_of
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.fronts.rest.bounds import DEFAULT_MAX, MAX_COUNT, MAX_DRAWS, MAX_UUIDS
 from qrng_gateway.fronts.rest.cross_origin import sharing_with
@@ -24,7 +24,6 @@ from qrng_gateway.observation.metrics import CONTENT_TYPE, OTHER, Metrics
 from qrng_gateway.observation.status import Observer
 from qrng_gateway.pool.pool import Claimed
 from qrng_gateway.quality.monte_carlo import DEFAULT_ITERATIONS, MAX_ITERATIONS, Comparison, as_json
-from qrng_grpc.client_keys import Client
 from qrng_grpc.errors import InvalidRequestError, QrngError
 from qrng_grpc.http_serving import Handler, telling_errors, with_common_headers
 from qrng_grpc.labels import SourceClass
@@ -212,7 +211,7 @@ class RestApi:
         call.admit(partial(self._client, request), ",".join(forwarded))
         return call
 
-    def _client(self, request: web.Request) -> Client:
+    def _client(self, request: web.Request) -> Pass:
         presented = [bearer_key(value) for value in request.headers.getall(hdrs.AUTHORIZATION, [])]
         presented += request.headers.getall(self._access.key_name, [])
         if self._key_in_query:

@@ -26,6 +26,7 @@ def status_body(status: GatewayStatus) -> dict[str, Any]:
         "inflow_bytes_per_second": round(status.inflow, 3),
         "outflow_bytes_per_second": round(status.outflow, 3),
         "forecast_seconds_left": status.seconds_left,
+        "reserved_bytes": status.reserved,
         "lanes": [_lane(lane) for lane in status.lanes],
         "collectors": [_collector(collector) for collector in status.collectors],
         "keys": [_key(key) for key in status.keys],

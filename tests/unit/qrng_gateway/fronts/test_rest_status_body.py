@@ -46,6 +46,7 @@ STATUS = GatewayStatus(
     claims_per_s=1.0,
     inflow=2.0,
     outflow=1.0,
+    reserved=7,
     seconds_left=None,
     last_arrival_ns=1,
     freshness_s=0.5,

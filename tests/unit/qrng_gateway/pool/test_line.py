@@ -75,16 +75,55 @@ def test_a_claim_that_leaves_costs_its_client_nothing():
     assert next(iter(line)).client_id == "unlucky"
 
 
-def test_the_line_and_each_clients_part_of_it_are_bounded():
-    """There are so many places, and no client holds more than half of them."""
+def test_the_line_is_bounded_and_shared():
+    """Where no place is left, who holds the most gives up its last, to a client that holds two fewer."""
     line = Line[None, None](4)
-    for _ in range(2):
-        line.join(place("a", 1))
-    assert line.full("a")
-    assert not line.full("b")
-    for _ in range(2):
-        line.join(place("b", 1))
-    assert line.full("c")
+    places = [place("a", size) for size in (1, 2, 3)] + [place("b", 1)]
+    for one in places:
+        line.join(one)
+    assert line.full
+    assert line.spare("c") is places[2]
+    assert line.spare("b") is places[2]
+    assert line.spare("a") is None
+    line.leave(places[2])
+    line.join(place("c", 1))
+    assert line.spare("b") is None
+    assert line.spare("d") is places[1]
+
+
+def test_who_is_served_out_of_turn_puts_no_newcomer_behind_others():
+    """A newcomer begins where the one is that has had least, however much somebody else got meanwhile."""
+    line = Line[None, None](1000)
+    for _ in range(100):
+        line.join(place("greedy", 100))
+    for _ in range(50):
+        ahead = place("other", 100)
+        line.join(ahead)
+        line.serve(ahead)
+    line.join(place("modest", 100))
+    assert [one.client_id for one in served(line, 2)] == ["greedy", "modest"]
+
+
+def test_what_a_client_had_counts_when_it_comes_back():
+    """Leaving the line for a moment does not make a client that had more than others a newcomer."""
+    line = Line[None, None](100)
+    for _ in range(20):
+        line.join(place("patient", 100))
+        line.join(place("greedy", 100))
+    for one in [one for one in line.places() if one.client_id == "greedy"]:
+        line.serve(one)
+    line.join(place("greedy", 100))
+    assert "greedy" not in [one.client_id for one in served(line, 10)]
+
+
+def test_the_oldest_claim_of_a_client_is_its_first():
+    """Nobody who does not wait has a first."""
+    line = Line[None, None](10)
+    assert line.first_of("a") is None
+    first = place("a", 5)
+    line.join(first)
+    line.join(place("a", 1))
+    assert line.first_of("a") is first
 
 
 @given(

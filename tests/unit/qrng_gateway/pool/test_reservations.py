@@ -1,81 +1,95 @@
-"""Reservations, alone: credits over lanes."""
+"""Reservations, alone: which chunks' ends are kept, for whom, and how much."""
 
 from __future__ import annotations
 
-from qrng_gateway.pool.lane import Lane, Origin, Stored
-from qrng_gateway.pool.reservations import Reservations
+import pytest
+
+from qrng_gateway.pool.lane import Origin, Stored
+from qrng_gateway.pool.reservations import MAX_RESERVATIONS, Reservations
+from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.testing.clock import ManualClock
 from tests.unit.qrng_gateway.blocks import block
 
-
-def lane_with(size: int) -> Lane:
-    lane = Lane()
-    one = block(size, ManualClock())
-    lane.insert(Stored(one, Origin(one.label, "c", "d")))
-    return lane
+QUANTUM, OS = SourceClass.QUANTUM, SourceClass.OPERATING_SYSTEM
+ROOM = 1 << 20
 
 
-def test_credits_grow_by_at_most_half_of_what_arrives():
-    """Reserving much leaves at least half of the inflow to everybody."""
-    reservations = Reservations()
-    lane = lane_with(1000)
-    reservations.replace({"a": (600, (lane,)), "b": (300, (lane,))})
-    reservations.refill(300)
-    assert reservations.held_from("nobody") == {lane: 150}
-    reservations.refill(10_000)
-    assert reservations.held_from("nobody") == {lane: 900}
+def chunk(size: int, source_class: SourceClass = QUANTUM) -> Stored:
+    one = block(size, ManualClock(), source_class=source_class)
+    return Stored(one, Origin(one.label, "c", "d"))
 
 
-def test_what_is_held_never_exceeds_what_is_there():
-    """A credit that the pool can no longer back holds nobody up by more than the bytes there are."""
-    reservations = Reservations()
-    lane = lane_with(100)
-    reservations.replace({"a": (1000, (lane,))})
-    reservations.refill(10_000)
-    assert reservations.held_from("b") == {lane: 100}
-    assert not reservations.covers("a", 101)
-    assert reservations.covers("a", 100)
+def level_of(reservations: Reservations, client: str) -> int:
+    keys = [(source_class, Processing.NONE) for source_class in (OS, QUANTUM)]
+    return sum(lane.level for lane in reservations.lanes_of(client, keys))
 
 
-def test_a_client_does_not_hold_bytes_from_itself():
-    """Its own reservation is no obstacle to a client."""
-    reservations = Reservations()
-    lane = lane_with(100)
-    reservations.replace({"a": (50, (lane,))})
-    reservations.refill(100)
-    assert reservations.held_from("a") == {}
+def test_at_most_half_of_what_arrives_is_kept():
+    """The others get half of each chunk at least, and all of it once nobody lacks anything."""
+    reservations = Reservations(ROOM)
+    reservations.replace({"a": (600, QUANTUM), "b": (300, QUANTUM)})
+    for size, left in ((300, 150), (300, 150), (3000, 2400), (300, 300)):
+        one = chunk(size)
+        reservations.keep_some(one)
+        assert len(one) == left
+    assert (level_of(reservations, "a"), level_of(reservations, "b")) == (600, 300)
 
 
-def test_credit_is_used_only_where_free_bytes_do_not_suffice():
-    """After a claim a credit is what is still backed: untouched in plenty, less by the shortfall in want."""
-    reservations = Reservations()
-    lane = lane_with(100)
-    reservations.replace({"a": (50, (lane,))})
-    reservations.refill(100)
-    lane.take(40, 0)
-    reservations.settle("a")
-    assert reservations.covers("a", 50)
-    lane.take(30, 0)
-    reservations.settle("a")
-    assert reservations.held_from("b") == {lane: 30}
+def test_at_most_half_of_the_pool_is_kept():
+    """Reservations larger than the pool leave half of it to everybody."""
+    reservations = Reservations(1000)
+    reservations.replace({"a": (10**9, QUANTUM), "b": (10**9, QUANTUM)})
+    for _ in range(100):
+        reservations.keep_some(chunk(100))
+    assert reservations.level == 500
 
 
-def test_the_weakest_lane_backs_first():
-    """Bytes are held where their client's claims would take them: better lanes only for the rest."""
-    reservations = Reservations()
-    weak, strong = lane_with(30), lane_with(100)
-    reservations.replace({"a": (50, (weak, strong))})
-    reservations.refill(100)
-    assert reservations.held_from("b") == {weak: 30, strong: 20}
+@pytest.mark.parametrize("size", [2, 16, 256])
+def test_small_chunks_fill_many_reservations(size: int):
+    """However small the chunks and however many the clients, each gets its bytes in the end."""
+    reservations = Reservations(ROOM)
+    names = [f"client-{i}" for i in range(MAX_RESERVATIONS)]
+    reservations.replace(dict.fromkeys(names, (64, QUANTUM)))
+    for _ in range(MAX_RESERVATIONS * 130):
+        reservations.keep_some(chunk(size))
+    assert {level_of(reservations, name) for name in names} == {64}
 
 
-def test_a_change_of_settings_keeps_credits():
-    """Reloaded reservations keep what was set aside, up to their new size; those that are gone hold nothing."""
-    reservations = Reservations()
-    lane = lane_with(100)
-    reservations.replace({"a": (50, (lane,)), "b": (20, (lane,))})
-    reservations.refill(1000)
-    reservations.replace({"a": (30, (lane,))})
-    assert reservations.held_from("c") == {lane: 30}
-    reservations.replace({})
-    assert not reservations
+def test_a_huge_reservation_does_not_stop_a_small_one():
+    """Clients take turns, so one that never has enough keeps nobody else short."""
+    reservations = Reservations(ROOM)
+    reservations.replace({"huge": (1 << 50, QUANTUM), "small": (40, QUANTUM)})
+    for _ in range(4):
+        reservations.keep_some(chunk(40))
+    assert level_of(reservations, "small") == 40
+
+
+def test_bytes_too_weak_are_not_kept():
+    """Nothing is kept for a client that would not be served it."""
+    reservations = Reservations(ROOM)
+    reservations.replace({"a": (100, QUANTUM)})
+    weak = chunk(100, OS)
+    assert reservations.keep_some(weak) == []
+    assert len(weak) == 100
+
+
+def test_what_is_kept_for_nobody_any_more_comes_back():
+    """A reservation that ends or shrinks gives its bytes back to all; one that stays or grows keeps them."""
+    reservations = Reservations(ROOM)
+    reservations.replace({"gone": (100, QUANTUM), "stays": (100, QUANTUM), "shrinks": (100, QUANTUM)})
+    for _ in range(10):
+        reservations.keep_some(chunk(100))
+    freed = reservations.replace({"stays": (200, QUANTUM), "shrinks": (50, QUANTUM)})
+    assert sum(len(one) for _, one in freed) == 200
+    assert level_of(reservations, "stays") == 100
+    assert level_of(reservations, "shrinks") == 0
+
+
+def test_there_are_so_many_reservations_at_most():
+    """Beyond the 64th client nobody has bytes kept, so that an arriving chunk costs the same."""
+    reservations = Reservations(ROOM)
+    reservations.replace({f"client-{i}": (1, QUANTUM) for i in range(MAX_RESERVATIONS + 1)})
+    for _ in range(MAX_RESERVATIONS):
+        reservations.keep_some(chunk(100))
+    assert reservations.level == MAX_RESERVATIONS
+    assert level_of(reservations, f"client-{MAX_RESERVATIONS}") == 0
