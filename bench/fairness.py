@@ -10,7 +10,8 @@ Phases take turns, some rounds of them, so that other programs on the machine di
 - without a reservation: the same, for a client that has none. It shows that the pool was short, and what
   reservations are for.
 
-The modest client has a reservation of what it asks for in one fetch and one push interval. What is held against the
+The modest client has a reservation of what it asks for in one fetch and one push interval, which lie between two
+arrivals at the worst, and in one fetch interval more, for an arrival that is late. What is held against the
 target is the p99 beside greed over the p99 alone, each the median of its phases, so that a phase that something else on
 the machine disturbed does not decide; its interval comes from drawing whole rounds anew.
 The processor time of the gateway and its collector is shown, since the target is for half a core at most.
@@ -37,6 +38,7 @@ import numpy as np
 
 from qrng_collector.app import collecting
 from qrng_collector.config import CollectorConfig
+from qrng_gateway.memory import keep_heaps_few, keep_pauses_short
 from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, changing_client_file, digest_of
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.logs import configure_logs
@@ -52,7 +54,7 @@ GREEDY_S = GREEDY_BYTES / (100 * INFLOW / 2)
 CONNECTIONS = 4
 """Of the greedy client: a connection has 512 calls at most, so on one it would wait for itself."""
 MODEST_BYTES, MODEST_S = 128, 0.02
-RESERVED_BYTES = round(MODEST_BYTES * (FETCH_S + PUSH_S) / MODEST_S)
+RESERVED_BYTES = round(MODEST_BYTES * (FETCH_S + PUSH_S + FETCH_S) / MODEST_S)
 SETTLE_S = 1.0
 """For how long a phase runs before it counts."""
 TARGET = 2.0
@@ -223,6 +225,7 @@ async def ask_for_everything(stubs: list[Any]) -> None:
 async def serve() -> None:
     """Be the gateway and its collector, until the input ends."""
     configure_logs("warning", "bench")
+    keep_heaps_few()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with changing_client_file(directory / "clients.yaml") as records:
@@ -235,6 +238,7 @@ async def serve() -> None:
             ) as gateway,
             collecting(collector_config(gateway, directory)),
         ):
+            keep_pauses_short()  # as the programs do
             print(gateway.client_address, flush=True)
             await asyncio.to_thread(sys.stdin.read)
 

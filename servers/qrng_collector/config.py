@@ -193,7 +193,7 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
     push_interval: Seconds = Field(0.5, gt=0, le=3600, description="Seconds between the starts of two push calls.")
     push_timeout: Seconds = Field(30, gt=0, le=3600, description="Seconds a push call may take.")
     heartbeat_interval: Seconds = Field(
-        10, gt=0, le=3600, description="Seconds without a push after which a pool is sent a heartbeat."
+        10, gt=0, le=3600, description="Seconds from one heartbeat that a pool is sent to the next."
     )
     flush_timeout: Seconds = Field(
         5, ge=0, le=300, description="Seconds that pushing goes on for when the program ends."

@@ -1,9 +1,10 @@
-"""Heartbeats: how a collector is heard when it has no bytes to send.
+"""Heartbeats: how a gateway hears how a collector does, also when it has no bytes to send.
 
-Idea: a gateway that hears nothing cannot tell a quiet source from a cut wire. So after some silence, and
-whenever the condition of a source has changed, a pool is sent a chunk without data that says how the
-collector does. It is a chunk like any other, signed and with a sequence of its own, but what it says
-ages: it is never sent again. When one fails to arrive, a later one says what is true by then.
+Idea: a gateway that hears nothing cannot tell a quiet source from a cut wire, and one that hears bytes does
+not know what was lost on the other side. So every now and then, and whenever the condition of a source has
+changed, a pool is sent a chunk without data that says how the collector does. It is a chunk like any other,
+signed and with a sequence of its own, but what it says ages: it is never sent again. When one fails to arrive, a
+later one says what is true by then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ States = Callable[[], tuple[SourceState, ...]]
 
 
 class Pulse:
-    """When one pool is due a heartbeat, and what it says. `interval_s` is the silence in seconds before it."""
+    """When one pool is due a heartbeat, and what it says. `interval_s` is the time in seconds from one to the next."""
 
     def __init__(self, queue: ChunkQueue, states: States, interval_s: float, clock: Clock) -> None:
         self._queue = queue
@@ -31,9 +32,9 @@ class Pulse:
 
     @property
     def due(self) -> bool:
-        """Whether there was silence for long enough, or the condition of a source is not what was told last."""
-        silent_ns = self._clock.monotonic_ns() - self._spoke_ns
-        return silent_ns >= self._interval_ns or _conditions(self._states()) != self._told
+        """Whether the last one is old enough, or the condition of a source is not what was told last."""
+        old_ns = self._clock.monotonic_ns() - self._spoke_ns
+        return old_ns >= self._interval_ns or _conditions(self._states()) != self._told
 
     def beat(self, identity: Identity) -> Heartbeat:
         """Make a heartbeat of this moment."""
@@ -49,7 +50,7 @@ class Pulse:
         )
 
     def spoke(self) -> None:
-        """Begin the silence anew: a call has carried something."""
+        """Begin the interval anew: a call has carried a heartbeat, whether or not it arrived."""
         self._spoke_ns = self._clock.monotonic_ns()
 
     def heard(self, heartbeat: Heartbeat) -> None:

@@ -13,6 +13,7 @@ message of 1 MiB. M_MMAP_THRESHOLD, M_TRIM_THRESHOLD.
 from __future__ import annotations
 
 import ctypes
+import gc
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -31,3 +32,13 @@ def keep_heaps_few() -> bool:
         return False
     options = ((_M_ARENA_MAX, _HEAPS), (_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP), (_M_TRIM_THRESHOLD, _KEPT))
     return all(mallopt(option, value) == 1 for option, value in options)
+
+
+def keep_pauses_short() -> None:
+    """Have the garbage collector leave alone what is there now: for when everything has started.
+
+    Otherwise each full collection goes through every module and class that was ever imported, and stops all calls
+    for 40 to 80 milliseconds (bench/fairness.py); what a running gateway makes is a small part of that.
+    """
+    gc.collect()
+    gc.freeze()

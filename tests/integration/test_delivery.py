@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,7 @@ def heartbeats(relay: Relay) -> list[Any]:
 
 
 async def test_silence_is_told_from_a_cut_wire(tmp_path: Path) -> None:
-    """After `heartbeat_interval` without bytes a pool is sent a heartbeat: it takes a sequence, and stores nothing."""
+    """Every `heartbeat_interval` a pool is sent a heartbeat: it takes a sequence, and stores nothing."""
     clock, source = ManualClock(), ScriptedSource([bytes(range(256)) * 4])
     async with (
         running_gateway(clock=clock, **gateway_settings("east")) as east,
@@ -205,6 +206,22 @@ async def test_silence_is_told_from_a_cut_wire(tmp_path: Path) -> None:
             assert pusher.counters.heartbeats == 3
     assert [heartbeat.identity.sequence for heartbeat in heartbeats(relay)] == [2, 3, 4]
     assert collector.counters.captured == collector.counters.disposed == CHUNK_BYTES
+
+
+async def test_a_busy_collector_tells_how_it_does(tmp_path: Path) -> None:
+    """A collector that pushes all the time sends heartbeats too, so that what it loses is seen."""
+    clock, demanded = ManualClock(), [asyncio.Event(), asyncio.Event()]
+    block = bytes(range(256)) * 4
+    source = ScriptedSource([demanded[0], block, demanded[1], block[::-1]])
+    async with running_gateway(clock=clock, **gateway_settings("east")) as east:
+        clock.advance(1)
+        settings = config(tmp_path, ("east", east.push_address), heartbeat_interval=10)
+        async with collecting(settings, sources=[source], clock=clock) as collector:
+            for chunks, demand in enumerate(demanded, start=1):
+                clock.advance(6)
+                demand.set()
+                await until(lambda: collector.counters.disposed == chunks * CHUNK_BYTES)  # noqa: B023 - awaited here
+            await until(lambda: east.gateway.ingest.heartbeats == 1)
 
 
 async def test_the_condition_of_a_source_is_told(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ class Laboratory:
         return identity
 
 
-def test_silence() -> None:
-    """A heartbeat is due once nothing was said for the interval, not before, and again an interval later."""
+def test_an_interval() -> None:
+    """A heartbeat is due an interval after the last, not before, and again an interval later."""
     lab = Laboratory()
     lab.clock.advance(9.9)
     assert not lab.pulse.due

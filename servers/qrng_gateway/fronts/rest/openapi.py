@@ -380,6 +380,7 @@ def _status_schema() -> Json:
         inflow_bytes_per_second=amount,
         outflow_bytes_per_second=amount,
         forecast_seconds_left=_NUMBER_OR_NULL,
+        reserved_bytes=count,
         lanes={"type": "array", "items": _ANY_OBJECT},
         collectors={"type": "array", "items": _ANY_OBJECT},
         keys={"type": "array", "items": _ANY_OBJECT},
