@@ -31,6 +31,11 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
+_BEYOND = (
+    "server address: plaintext beyond this machine; use TLS (tls or ca_file; --tls or --ca-file), or allow it in words"
+    " (allow_plaintext_beyond_loopback; --allow-plaintext-beyond-loopback)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -93,10 +98,11 @@ def channel_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
     try:
         local = stays_on_machine(endpoint.address)
     except ValueError as error:
-        raise ConfigError([f"server address: {error}"]) from None
+        url = endpoint.address.startswith(("http://", "https://"))
+        raise ConfigError([f"server address: {'expected HOST:PORT, not a URL' if url else error}"]) from None
     if not endpoint.encrypted:
         if not local and not endpoint.allow_plaintext_beyond_loopback:
-            raise ConfigError(["server address: plaintext beyond this machine; use TLS, or allow it in words"])
+            raise ConfigError([_BEYOND])
         return None
     key, chain = _own_pair(endpoint.cert_file, endpoint.key_file)
     return grpc.ssl_channel_credentials(_certificates("CA file", endpoint.ca_file), key, chain)

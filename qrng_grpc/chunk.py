@@ -17,6 +17,8 @@ from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, Sour
 
 MAX_CHUNK_BYTES = 1 << 20
 """The most data in one chunk: 1 MiB, a constant of the protocol."""
+MAX_PROVENANCE_BYTES = 65_536
+"""The most bytes of one reply that tells where they came from: small chunks make that longer than the bytes."""
 MAX_DEVICE_IDS = 8
 MAX_SOURCE_STATES = 64
 """The most sources one heartbeat tells of."""

@@ -6,6 +6,9 @@ can open nothing, since keys are made of 256 random bits. Whoever can change it 
 that others may write to is refused. It is read strictly, with every mistake at once, and written as a
 whole by `qrng keys`.
 
+What a file with a mistake grants counts for nothing. What it takes away may be the very reason why it was
+written, in haste, so that counts wherever it can be made out: `withdrawn_by`.
+
     clients:
       - id: lab-sampler                      # in logs, counters and the line; never a secret
         label: the sampler in room 3         # for people
@@ -34,9 +37,9 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +47,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qrng_grpc.chunk import checked_id
-from qrng_grpc.config import describe_mistake, read_yaml
+from qrng_grpc.config import describe_mistake, read_yaml, yaml_readings
 from qrng_grpc.errors import ConfigError, StateError
 from qrng_grpc.files import refuse_foreign, replace_whole
 from qrng_grpc.labels import SourceClass
@@ -131,6 +134,23 @@ class ClientRecord:
     uri: str | None = None
     revoked: bool = False
 
+    def narrowed_to(self, other: ClientRecord) -> ClientRecord:
+        """Return this record without the keys, the URI and the time that `other` does not give the client too."""
+        ends = {key.digest: key.not_after_ns for key in other.keys}
+        keys = tuple(
+            replace(key, not_after_ns=_earlier(key.not_after_ns, ends[key.digest]))
+            for key in self.keys
+            if key.digest in ends
+        )
+        client = replace(self.client, not_after_ns=_earlier(self.client.not_after_ns, other.client.not_after_ns))
+        uri = self.uri if self.uri == other.uri else None
+        return ClientRecord(client, keys, uri, self.revoked or other.revoked)
+
+
+def _earlier(one_ns: int | None, other_ns: int | None) -> int | None:
+    """Return the earlier of two ends, of which None is never."""
+    return min((end_ns for end_ns in (one_ns, other_ns) if end_ns is not None), default=None)
+
 
 def new_key() -> str:
     """Make a key of 256 bits, in letters, digits, `-` and `_`."""
@@ -152,6 +172,10 @@ def read_client_file(path: Path) -> tuple[ClientRecord, ...]:
 
     Raises ConfigError with every mistake.
     """
+    return _records_in(_content_of(path), path)
+
+
+def _content_of(path: Path) -> dict[str, Any]:
     try:
         refuse_foreign(path)
     except ValueError as error:
@@ -160,7 +184,46 @@ def read_client_file(path: Path) -> tuple[ClientRecord, ...]:
     content = read_yaml(path, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    return _records_in(content, path)
+    return content
+
+
+def withdrawn_by(path: Path, records: Sequence[ClientRecord]) -> tuple[ClientRecord, ...]:
+    """Return `records` without what a file takes from them that is not usable as a whole; nothing is granted.
+
+    A client is revoked where any record of its id says so, whatever else is wrong with it, and loses the keys and the
+    URI that the readable ones of its id do not have, and the time that they do not give it. One that is gone is revoked
+    if all ids can be read. A file that is no list of records, or that others can change, takes nothing.
+    """
+    entries = _legible(path)
+    by_id: dict[str | None, list[dict[str, Any]]] = {}
+    for entry in entries:
+        client_id = entry.get("id")
+        by_id.setdefault(client_id if isinstance(client_id, str) else None, []).append(entry)
+    complete = bool(by_id) and None not in by_id
+    return tuple(
+        replace(record, revoked=True)
+        if record.client.client_id not in by_id and complete
+        else _narrowed(record, by_id.get(record.client.client_id, []))
+        for record in records
+    )
+
+
+def revoke_in_unusable_file(client_id: str, path: Path) -> bool:
+    """Set `revoked: true` in the records of a client, in a file that has mistakes, and leave all else as it is.
+
+    Say whether there is such a record and the file is now so. Raises ConfigError when the file is no list of records,
+    or one that others can change, StateError when it cannot be written.
+    """
+    with _turn_in(path.resolve().parent):
+        content = _content_of(path)
+        listed = content.get("clients")
+        entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        theirs = [entry for entry in entries if entry.get("id") == client_id]
+        for entry in theirs:
+            entry["revoked"] = True
+        if theirs:
+            _write(path, content)
+        return bool(theirs)
 
 
 @contextmanager
@@ -178,10 +241,14 @@ def changing_client_file(path: Path) -> Iterator[list[ClientRecord]]:
             return
         content = {"clients": [_entry_of(record) for record in records]}
         _records_in(content, path)
-        try:
-            replace_whole(path, _text_of(content).encode(), new_mode=_NEW_FILE_MODE)
-        except OSError as error:
-            raise StateError(f"{path} cannot be written ({type(error).__name__}); it is as it was") from None
+        _write(path, content)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    try:
+        replace_whole(path, _text_of(content).encode(), new_mode=_NEW_FILE_MODE)
+    except OSError as error:
+        raise StateError(f"{path} cannot be written ({type(error).__name__}); it is as it was") from None
 
 
 @contextmanager
@@ -328,6 +395,28 @@ def _records_in(content: dict[str, Any], path: Path) -> tuple[ClientRecord, ...]
     if mistakes:
         raise ConfigError(mistakes)
     return records
+
+
+def _legible(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a file, in every reading of it; an empty one for each that is no mapping."""
+    try:
+        refuse_foreign(path)
+    except ValueError:
+        return []
+    lists = [reading.get("clients") for reading in yaml_readings(path)]
+    readable = [listed for listed in lists if isinstance(listed, list) and len(listed) <= MAX_RECORDS]
+    return [entry if isinstance(entry, dict) else {} for listed in readable for entry in listed]
+
+
+def _narrowed(record: ClientRecord, entries: list[dict[str, Any]]) -> ClientRecord:
+    """Return `record` without what an entry of its id takes from it."""
+    if any(entry.get("revoked", False) is not False for entry in entries):
+        return replace(record, revoked=True)
+    for entry in entries:
+        readable = _record_of(entry, "", [])
+        if readable is not None:
+            record = record.narrowed_to(readable)
+    return record
 
 
 def _record_of(entry: Any, where: str, mistakes: list[str]) -> ClientRecord | None:

@@ -19,6 +19,9 @@ from qrng_grpc.state import sync_directory
 
 LOOK_S = 1.0
 """Seconds between two looks at the files."""
+FIRST_RETRY_LOOKS = 8
+LAST_RETRY_LOOKS = 600
+"""After how many looks files that were found unusable are tried again, though they are as they were. It doubles."""
 
 T = TypeVar("T")
 _Stamp = tuple[tuple[int, ...] | None, ...]
@@ -38,6 +41,7 @@ class Watched(Generic[T]):
         self._read = read
         self._complain = complain
         self._taken = self._seen = self._told = self._stamp()
+        self._retry_looks = self._looks_left = FIRST_RETRY_LOOKS
         self.mistakes: tuple[str, ...] = ()
         """What is wrong with the files as they are now; empty when what they hold is in force."""
         self.value = read()
@@ -47,8 +51,19 @@ class Watched(Generic[T]):
         """Take a change that has stood still since the last look. Say whether `value` is another now."""
         stamp, before = self._stamp(), self._seen
         self._seen = stamp
-        # Unusable files are tried again, as time may make them usable, but complained of once.
-        return stamp == before and stamp != self._taken and self._take(stamp, tell=stamp != self._told)
+        if stamp != before or stamp == self._taken:
+            return False
+        if stamp != self._told:
+            return self._take(stamp, tell=True)
+        return self._is_due() and self._take(stamp, tell=False)
+
+    def _is_due(self) -> bool:
+        """Say whether to try again what was found unusable: time may make it usable, but to read it takes time too."""
+        self._looks_left -= 1
+        if self._looks_left > 0:
+            return False
+        self._looks_left = self._retry_looks = min(2 * self._retry_looks, LAST_RETRY_LOOKS)
+        return True
 
     def reload(self) -> bool:
         """Take what the files hold now. Say whether `value` is another now."""
@@ -56,7 +71,9 @@ class Watched(Generic[T]):
         return self._take(self._seen, tell=True)
 
     def _take(self, stamp: _Stamp, *, tell: bool) -> bool:
-        self._told = stamp
+        if tell:
+            self._told = stamp
+            self._retry_looks = self._looks_left = FIRST_RETRY_LOOKS
         try:
             value = self._read()
         except ConfigError as error:

@@ -57,17 +57,21 @@ async def serving_http(
     idle_s: float = IDLE_S,
     max_connections: int = MAX_CONNECTIONS,
     tls: ssl.SSLContext | None = None,
+    max_age_s: float | None = None,
 ) -> AsyncIterator[str]:
     """Serve `app` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
 
     Connections beyond `max_connections` are closed at once, others when they bring no whole request for
     `idle_s` seconds, or leave a reply unread for as long. Leaving takes at most `grace_s` seconds: half of them
     for running requests to finish, half for those that do not, to be told and to leave. When `tls` is renewed,
-    connections that were made before end with their next reply. Raises ConfigError when it cannot listen there.
+    connections that were made before end with their next reply, as do those older than `max_age_s`.
+    Raises ConfigError when it cannot listen there.
     """
     host, port = host_and_port(address)
     if isinstance(tls, RenewedContext):
         app.on_response_prepare.append(_ending_outdated(tls))
+    if max_age_s is not None:
+        app.on_response_prepare.append(_ending_aged(max_age_s))
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
@@ -94,10 +98,22 @@ def _ending_outdated(tls: RenewedContext) -> Callable[[web.Request, web.StreamRe
     async def end(request: web.Request, response: web.StreamResponse) -> None:
         connection = request.get_extra_info("ssl_object")
         if connection is not None and not tls.made(connection):
-            response.force_close()
-            response.headers[hdrs.CONNECTION] = "close"
+            _end_with(response)
 
     return end
+
+
+def _ending_aged(max_age_s: float) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def end(request: web.Request, response: web.StreamResponse) -> None:
+        if cast(_Discreet, request.protocol).age_s >= max_age_s:
+            _end_with(response)
+
+    return end
+
+
+def _end_with(response: web.StreamResponse) -> None:
+    response.force_close()
+    response.headers[hdrs.CONNECTION] = "close"
 
 
 class _TurnedAway(asyncio.Protocol):
@@ -114,15 +130,22 @@ class _Discreet(web.RequestHandler):
     It ends when its client reads nothing for as long as it may be idle: aiohttp would wait for ever.
     """
 
-    __slots__ = ("_impatience",)
+    __slots__ = ("_impatience", "_since_s")
 
     _impatience: asyncio.TimerHandle | None
+    _since_s: float
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. What the system does not take at once counts as unread."""
         self._impatience = None
+        self._since_s = self._loop.time()
         cast(asyncio.WriteTransport, transport).set_write_buffer_limits(0)  # uvloop's are one without saying so
         super().connection_made(transport)
+
+    @property
+    def age_s(self) -> float:
+        """How long it has been open."""
+        return self._loop.time() - self._since_s
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""

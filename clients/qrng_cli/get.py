@@ -24,7 +24,8 @@ from qrng_client import ChunkRange, Entropy, EntropyClient, Wanted
 
 PART_BYTES = 3 << 18
 """What one message of a long transfer holds: 768 KiB, a multiple of three so that base64 joins up."""
-
+PART_WITH_PROVENANCE = 65_535
+"""The same where each tells its provenance: the most that a gateway answers then, divided by three too."""
 MOST_BYTES = 1 << 30
 """More than that is a job for `qrng stream`."""
 _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
@@ -79,9 +80,10 @@ def command(size: int, form: str, output: Path | None, force: bool, label: bool,
 
 def parts(client: EntropyClient, size: int, wanted: Wanted) -> Iterable[Entropy]:
     """Return `size` bytes: as one answer when they fit, else as a stream."""
-    if size <= PART_BYTES:
+    part = PART_WITH_PROVENANCE if wanted["provenance"] else PART_BYTES
+    if size <= part:
         return [client.get(size, **wanted)]
-    return client.stream(PART_BYTES, size, **wanted)
+    return client.stream(part, size, **wanted)
 
 
 def describe(entropy: Entropy) -> str:

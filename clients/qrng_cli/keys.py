@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,14 +24,17 @@ from qrng_grpc.client_keys import (
     digest_of,
     new_key,
     read_client_file,
+    revoke_in_unusable_file,
 )
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK
-from qrng_grpc.errors import StateError
+from qrng_grpc.errors import ConfigError, StateError
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.moments import moment_ns, rfc_3339
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_PIPE_COLUMNS = 300
+"""How wide a listing is where nobody looks."""
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
 
@@ -221,12 +225,42 @@ def revoke(client_id: str, path: Path) -> None:
       qrng keys revoke lab-sampler --file clients.yaml
 
     Its record stays, so that its id is not given to another. To replace a key that has leaked and keep the client:
-    qrng keys rotate ID --overlap 0s.
+    qrng keys rotate ID --overlap 0s. Other mistakes in the file are told and stay in it; they are in the way only where
+    it cannot be read at all.
     """
-    with changing_client_file(path) as records:
-        place = _place_of(client_id, records, path)
-        records[place] = replace(records[place], revoked=True)
+    mistakes = _revoke(client_id, path)
     click.echo(f"client {client_id} is revoked", err=True)
+    if mistakes:
+        click.echo("but nothing else that changed in the file counts before this is mended:", err=True)
+    for mistake in mistakes:
+        click.echo(f"  {mistake}", err=True)
+
+
+def _revoke(client_id: str, path: Path) -> Sequence[str]:
+    """Revoke a client. Return the mistakes that the file has besides.
+
+    Raises ConfigError when these are such that it cannot be done, with how to do it by hand.
+    """
+    try:
+        with changing_client_file(path) as records:
+            place = _place_of(client_id, records, path)
+            records[place] = replace(records[place], revoked=True)
+    except ConfigError as error:
+        if _revoked_regardless(client_id, path):
+            return error.mistakes
+        by_hand = (
+            "nothing is revoked: make it a file that is YAML and that others cannot change, and write `revoked: true`"
+            f" into the record of {client_id}; that counts, whatever else is wrong with it"
+        )
+        raise ConfigError([*error.mistakes, by_hand]) from None
+    return ()
+
+
+def _revoked_regardless(client_id: str, path: Path) -> bool:
+    try:
+        return revoke_in_unusable_file(client_id, path)
+    except ConfigError:
+        return False
 
 
 @command.command("list")
@@ -298,10 +332,12 @@ def _print_table(facts: list[dict[str, Any]]) -> None:
 
     table = Table(box=None)
     for name in ("id", "label", "state", "opens with", "ends", "limits", "class", "share", "may call"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "state"))
     for one in facts:
         table.add_row(*(escape(cell) for cell in _row(one)))
-    Console().print(table)
+    # Who reads a pipe wants lines as they are; a person sees them folded to the window, but for the ids.
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    console.print(table, crop=False)
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:

@@ -7,10 +7,14 @@ the one with an event loop alike.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from enum import Enum
+from numbers import Real
+from typing import Any, TypedDict, TypeVar
 
+from qrng_grpc.chunk import MAX_PROVENANCE_BYTES
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.v1 import entropy_pb2
@@ -28,16 +32,18 @@ _MAX_TOTAL_BYTES = 2**63 - 1
 _MAX_AGE_S = 1e9
 _MAX_TIMEOUT_S = 3600
 
+E = TypeVar("E", bound=Enum)
+
 
 class Wanted(TypedDict, total=False):
     """What a caller may demand of bytes, as keyword arguments of `get` and `stream`."""
 
-    least_class: SourceClass | None
-    """The weakest class of source to accept. Default: the gateway's."""
+    least_class: SourceClass | str | None
+    """The weakest class of source to accept, or its name in lower case. Default: the gateway's."""
     max_age_s: float | None
     """The greatest age of any byte, counted from its capture start; 0.001 to 1e9. Default: all the pool still holds."""
-    processing: Processing | None
-    """Only bytes of this processing. Default: any."""
+    processing: Processing | str | None
+    """Only bytes of this processing, or of that with this name. Default: any."""
     span_lanes: bool
     """Let an answer be made of bytes of several classes and processings; its labels are then the weakest."""
     fresh: bool
@@ -48,7 +54,10 @@ class Wanted(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What was demanded, checked; fields as in `Wanted`. Raises InvalidRequestError for an age out of range."""
+    """What was demanded, checked; fields as in `Wanted`. Raises InvalidRequestError for an age out of range.
+
+    `of` makes one of a caller's arguments, in which labels may be names.
+    """
 
     least_class: SourceClass | None = None
     max_age_s: float | None = None
@@ -59,8 +68,31 @@ class Wish:
 
     def __post_init__(self) -> None:
         """Refuse an age out of range."""
-        if self.max_age_s is not None and not 0.001 <= self.max_age_s <= _MAX_AGE_S:
+        if self.max_age_s is not None and not _is_within(self.max_age_s, _MAX_AGE_S):
             raise InvalidRequestError("max_age_s must be 0.001 to 1e9 seconds", field="max_age_ms")
+
+    @classmethod
+    def of(cls, wanted: Wanted, method: str) -> Wish:
+        """Return what the arguments of the public `method` demand.
+
+        Raises TypeError for an argument that `Wanted` does not have, as Python does, and InvalidRequestError for a
+        value that none of its kind can be.
+        """
+        for name in wanted:
+            if name not in Wanted.__annotations__:
+                hint = "; it is an argument of the client itself" if name == "timeout_s" else ""
+                raise TypeError(f"{method}() got an unexpected keyword argument {name!r}{hint}")
+        for name in ("span_lanes", "fresh", "provenance"):
+            if not isinstance(wanted.get(name, False), bool):
+                raise InvalidRequestError(f"{name} must be True or False", field=name)
+        return cls(
+            least_class=_member(SourceClass, wanted.get("least_class"), "least_class"),
+            max_age_s=wanted.get("max_age_s"),
+            processing=_member(Processing, wanted.get("processing"), "processing"),
+            span_lanes=wanted.get("span_lanes", False),
+            fresh=wanted.get("fresh", False),
+            provenance=wanted.get("provenance", False),
+        )
 
     @property
     def wire(self) -> dict[str, Any]:
@@ -89,16 +121,20 @@ class RequestBook:
     def gets(self, n: int, wish: Wish) -> list[entropy_pb2.GetEntropyRequest]:
         """Return the requests that together ask for `n` bytes. Raises InvalidRequestError unless `n` is 1 to 1 GiB."""
         checked_size(n, "n", MAX_GET_BYTES)
-        whole, rest = divmod(n, self.max_request_bytes)
-        sizes = [self.max_request_bytes] * whole + [rest] * (rest > 0)
+        each = self._most(wish)
+        whole, rest = divmod(n, each)
+        sizes = [each] * whole + [rest] * (rest > 0)
         return [self._get(size, wish) for size in sizes]
+
+    def _most(self, wish: Wish) -> int:
+        return min(self.max_request_bytes, MAX_PROVENANCE_BYTES) if wish.provenance else self.max_request_bytes
 
     def _get(self, size: int, wish: Wish) -> entropy_pb2.GetEntropyRequest:
         return entropy_pb2.GetEntropyRequest(bytes_needed=size, sequence_id=next(self._ids), **wish.wire)
 
     def subscription(self, bytes_per_message: int, total: int | None, wish: Wish) -> Subscription:
         """Return a stream's request and what its messages must be. Raises InvalidRequestError on sizes out of range."""
-        checked_size(bytes_per_message, "bytes_per_message", self.max_request_bytes)
+        checked_size(bytes_per_message, "bytes_per_message", self._most(wish))
         if total is not None:
             checked_size(total, "total", _MAX_TOTAL_BYTES)
         request = entropy_pb2.SubscribeEntropyRequest(
@@ -139,7 +175,7 @@ class Patience:
 
     def __post_init__(self) -> None:
         """Refuse a time-out that could not be kept."""
-        if self.stated_s is not None and not 0.001 <= self.stated_s <= _MAX_TIMEOUT_S:
+        if self.stated_s is not None and not _is_within(self.stated_s, _MAX_TIMEOUT_S):
             raise InvalidRequestError(f"timeout_s must be 0.001 to {_MAX_TIMEOUT_S} seconds", field="timeout_s")
 
     def seconds(self, *, fresh: bool = False) -> float:
@@ -151,5 +187,24 @@ class Patience:
 
 def checked_size(size: int, name: str, most: int) -> None:
     """Refuse a `size` outside 1 to `most`. Raises InvalidRequestError that names the argument."""
-    if not 1 <= size <= most:
+    try:
+        whole = operator.index(size)
+    except TypeError:
+        raise InvalidRequestError(f"{name} must be a whole number of bytes", field=name) from None
+    if not 1 <= whole <= most:
         raise InvalidRequestError(f"{name} must be 1 to {most:,} bytes", field=name)
+
+
+def _is_within(seconds: object, most: float) -> bool:
+    return isinstance(seconds, Real) and 0.001 <= float(seconds) <= most
+
+
+def _member(labels: type[E], value: object, name: str) -> E | None:
+    """Return the label that `value` is or names. Raises InvalidRequestError when there is no such label."""
+    if value is None or isinstance(value, labels):
+        return value
+    try:
+        return labels(value)
+    except ValueError:
+        names = ", ".join(repr(label.value) for label in labels)
+        raise InvalidRequestError(f"{name} must be one of {names}", field=name) from None

@@ -22,6 +22,7 @@ from qrng_gateway.admission.access import Access
 from qrng_gateway.admission.audit import AuditLog
 from qrng_gateway.admission.guard import Guard
 from qrng_gateway.admission.limits import Limiter
+from qrng_gateway.admission.promises import Promises
 from qrng_gateway.config import GatewayConfig, best_of
 from qrng_gateway.desk import Desk
 from qrng_gateway.dispenser import Dispenser
@@ -34,7 +35,7 @@ from qrng_gateway.fronts.service import EntropyServicer
 from qrng_gateway.link.ingest import Ingest
 from qrng_gateway.link.push_service import PushServicer
 from qrng_gateway.link.signing_keys import SigningKeys
-from qrng_gateway.memory import keep_heaps_few
+from qrng_gateway.memory import keep_heaps_few, keep_pauses_short
 from qrng_gateway.observation.metrics import CallCounts, Metrics
 from qrng_gateway.observation.status import Accounting, Observer
 from qrng_gateway.pool.conditioning import conditioner
@@ -147,6 +148,7 @@ async def run(config: GatewayConfig) -> None:
     log = get_log()
     stop = stop_event_on_signals()
     async with serving_gateway(config) as gateway:
+        keep_pauses_short()
         on_hangup(gateway.reload)
         log.info("gateway_serves", clients=gateway.client_address, push=gateway.push_address, rest=gateway.rest_address)
         await stop.wait()
@@ -167,12 +169,13 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
         audit = AuditLog(config.audit_log_file, clock)
         limiter = _new_limiter(config, state_dir, clock)
         at_the_end.callback(limiter.settle)
-        observer = _new_observer(config, pool, ingest, clock, _Warnings(access, tls, audit, limiter))
+        promises = Promises(access.clients, config.buffer_size, best_of(config.key_records))
+        observer = _new_observer(config, pool, ingest, clock, _Warnings(access, promises, tls, audit, limiter))
         board = HealthBoard(lambda: observer.ready)
         bounds = Bounds.of(config)
         health = HealthServicer(board, bounds.watchers)
         desk = _new_desk(config, access, pool, limiter, audit, clock)
-        _keep_reserved(pool, access, config.served_class)
+        clients = _Clients(access, pool, desk, config.served_class, clock)
         push_server = _push_server(config, ingest, health, bounds, tls.push_age)
         client_server = _client_server(config, access, desk, observer, health, bounds, tls.client_age)
         metrics = at_the_end.enter_context(_metrics(config, observer, ingest, desk, clock))
@@ -186,14 +189,12 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
             board.refresh()
             tls.look()
             keys.look()
-            if access.look():
-                _keep_reserved(pool, access, config.served_class)
+            clients.look()
 
         def reload() -> None:
             tls.reload()
             keys.reload()
-            if access.reload():
-                _keep_reserved(pool, access, config.served_class)
+            clients.reload()
             audit.reopen()
 
         def drain() -> None:
@@ -215,6 +216,7 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
                 grace_s=config.drain_timeout,
                 max_connections=config.max_connections,
                 tls=tls.rest_context(),
+                max_age_s=tls.rest_age_s,
             ) as rest_address,
             _every(TICK_S, tick),
             _every(TICK_S, bounds.look),
@@ -264,6 +266,7 @@ def _new_limiter(config: GatewayConfig, state_dir: Path, clock: Clock) -> Limite
         state_dir,
         rate_limit=config.rate_limit,
         address_rate_limit=config.address_rate_limit or config.rate_limit,
+        streams=max(1, config.max_streams // 2),
         clock=clock,
     )
 
@@ -273,12 +276,14 @@ class _Warnings:
     """What the parts that the observer does not know have to say."""
 
     access: Access
+    promises: Promises
     tls: Protection
     audit: AuditLog
     limiter: Limiter
 
     def __call__(self) -> Iterator[str]:
         yield from self.access.warnings()
+        yield from self.promises.warnings()
         yield from self.tls.warnings()
         yield from self.audit.mistakes
         if self.limiter.failing:
@@ -359,11 +364,40 @@ def _new_rest(
     )
 
 
-def _keep_reserved(pool: Pool, access: Access, least: SourceClass) -> None:
-    """Keep for each client what its record says."""
-    pool.keep_for(
-        {c.client_id: (c.reserved_bytes, c.least_class or least) for c in access.clients() if c.reserved_bytes}
-    )
+class _Clients:
+    """Follows the records of clients: keeps for each what its own says, and ends the calls of who is served no more."""
+
+    def __init__(self, access: Access, pool: Pool, desk: Desk, least_class: SourceClass, clock: Clock) -> None:
+        self._access = access
+        self._pool = pool
+        self._desk = desk
+        self._least_class = least_class
+        self._clock = clock
+        self._kept: dict[str, tuple[int, SourceClass]] = {}
+        self._keep()
+
+    def look(self) -> None:
+        """Take a change that has stood still since the last look, and the end of somebody's time."""
+        self._access.look()
+        self._keep()
+        self._desk.end_withdrawn()
+
+    def reload(self) -> None:
+        """Take what the records are now."""
+        self._access.reload()
+        self._keep()
+        self._desk.end_withdrawn()
+
+    def _keep(self) -> None:
+        now_ns = self._clock.now_ns()
+        wanted = {
+            client.client_id: (client.reserved_bytes, client.least_class or self._least_class)
+            for client in self._access.clients()
+            if client.reserved_bytes and (client.not_after_ns is None or client.not_after_ns > now_ns)
+        }
+        if wanted != self._kept:
+            self._kept = wanted
+            self._pool.keep_for(wanted)
 
 
 def _push_server(

@@ -16,7 +16,7 @@ from pydantic_settings import NoDecode
 
 from qrng_gateway.admission.access import API_KEY, client_of_key, mixed_up
 from qrng_gateway.admission.addresses import Network, network_of
-from qrng_gateway.pool.conditioning import PostProcessing
+from qrng_gateway.pool.conditioning import PostProcessing, Sha256
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.client_keys import read_client_file
 from qrng_grpc.config import host_and_port, is_loopback
@@ -90,7 +90,7 @@ class GatewayConfig(KeySettings):
         3600,
         ge=1,
         le=604_800,
-        description="Seconds after which a gRPC connection with TLS is asked to reconnect; 1 to 604800.",
+        description="Seconds after which a connection with TLS must be made anew; 1 to 604800.",
     )
     allow_plaintext_beyond_loopback: bool = Field(
         False,
@@ -156,10 +156,21 @@ class GatewayConfig(KeySettings):
     )
     max_wait: Seconds = Field(5, ge=0, le=60, description="Seconds a claim waits in line at most; 0 to 60.")
     max_fresh_wait: Seconds = Field(
-        60, ge=0, le=3600, description="Seconds a claim for fresh bytes waits for them at most; 0 to 3600."
+        60,
+        ge=0,
+        le=3600,
+        validate_default=True,
+        description="Seconds a claim for fresh bytes waits for them at most; up to 3600 and more than"
+        " clock_tolerance, or 0, which refuses such claims.",
     )
     max_waiting: int = Field(1024, ge=1, le=1_000_000, description="Claims that may wait in line at once.")
-    max_streams: int = Field(1024, ge=1, le=1_000_000, description="Streams of clients that may be open at once.")
+    max_streams: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="Streams of clients that may be open at once; half of them of one client whose record names no"
+        " number.",
+    )
     max_connections: int = Field(
         MAX_CONNECTIONS,
         ge=1,
@@ -167,7 +178,10 @@ class GatewayConfig(KeySettings):
         description="Connections each of the three listeners takes at once; they count as open files.",
     )
     ready_bytes: int = Field(
-        1024, ge=1, le=1 << 40, description="Bytes that can be claimed from which on the gateway says it is ready."
+        1024,
+        ge=1,
+        le=1 << 40,
+        description="Bytes that can be claimed from which on the gateway says it is ready; at most buffer_size.",
     )
     ready_bytes_per_second: Seconds = Field(
         1024, ge=0, description="Bytes a second that arrive from which on it says so with an empty pool too."
@@ -359,7 +373,24 @@ class GatewayConfig(KeySettings):
             raise ValueError("required with post_processing sha256")
         if not conditioned and entropy is not None:
             raise ValueError("has no effect without post_processing sha256")
+        if entropy is not None and Sha256(entropy).part_bytes > MAX_CHUNK_BYTES:
+            raise ValueError("so low that the largest chunk, of 1 MiB, does not make a single output")
         return entropy
+
+    @field_validator("max_fresh_wait")
+    @classmethod
+    def _long_enough_for_fresh_bytes(cls, wait_s: float, info: ValidationInfo) -> float:
+        tolerance_s = info.data.get("clock_tolerance", 0)
+        if 0 < wait_s <= tolerance_s:
+            raise ValueError("must be more than clock_tolerance, after which bytes are fresh at the soonest, or 0")
+        return wait_s
+
+    @field_validator("ready_bytes")
+    @classmethod
+    def _fits_in_the_pool(cls, ready_bytes: int, info: ValidationInfo) -> int:
+        if ready_bytes > info.data.get("buffer_size", ready_bytes):
+            raise ValueError("more than buffer_size, so the pool could never hold it")
+        return ready_bytes
 
     @field_validator("cors_allowed_origins", mode="before")
     @classmethod

@@ -14,7 +14,9 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
+from qrng_gateway.admission.access import Pass
 from qrng_gateway.admission.addresses import Network, address_of, caller_address
 from qrng_gateway.admission.audit import AuditLog, Entry
 from qrng_gateway.admission.guard import Guard
@@ -24,19 +26,20 @@ from qrng_gateway.observation.metrics import CallCounts
 from qrng_gateway.pool.pool import Claimed
 from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
-from qrng_grpc.errors import AuthenticationError, ForbiddenError, LimitError
+from qrng_grpc.errors import AuthenticationError, ForbiddenError
 from qrng_grpc.labels import Processing, SourceClass, weakest_class, weakest_processing
 
 
 class Desk:
     """Who decides and who keeps count.
 
-    `current` tells a client as its record is now, or refuses it; `guard` limits addresses that bring wrong keys.
+    `current` tells who was let in as their record is now, or refuses them; `guard` limits addresses that bring wrong
+    keys.
     """
 
     def __init__(
         self,
-        current: Callable[[Client], Client],
+        current: Callable[[Pass], Pass],
         dispenser: Dispenser,
         limiter: Limiter,
         guard: Guard,
@@ -54,10 +57,50 @@ class Desk:
         self.audit = audit
         self.trusted_proxies = trusted_proxies
         self.clock = clock
+        self.lasting: dict[Call, asyncio.Task[Any]] = {}
+        """The calls that `end_withdrawn` can end, and who serves them."""
 
     def open(self, method: str, peer: str) -> Call:
         """Begin a call of `method`, as `METHODS` names it, by `peer`, as grpc does."""
         return Call(self, method, peer)
+
+    def end_withdrawn(self) -> None:
+        """End the streams, and the calls that wait for bytes, of whoever is not to be served any more.
+
+        To be called after a reload, and now and then, since access also ends with time.
+        """
+        for call, task in tuple(self.lasting.items()):
+            try:
+                call.look_again()
+            except AuthenticationError as refusal:
+                del self.lasting[call]
+                call.refusal = refusal
+                task.cancel()
+
+
+class _Lasting:
+    """Lets `Desk.end_withdrawn` end `call` within the block, which then raises AuthenticationError."""
+
+    __slots__ = ("_call", "_desk", "_task")
+
+    def __init__(self, desk: Desk, call: Call) -> None:
+        self._desk = desk
+        self._call = call
+        task = asyncio.current_task()
+        assert task is not None, "a handler runs in a task"  # noqa: S101
+        self._task = task
+
+    def __enter__(self) -> None:
+        self._desk.lasting[self._call] = self._task
+
+    def __exit__(self, kind: type[BaseException] | None, *_raised: object) -> None:
+        self._desk.lasting.pop(self._call, None)
+        refusal = self._call.refusal
+        if refusal is None or kind is not asyncio.CancelledError:
+            return
+        # Others may have cancelled it too, a client that left or a server that ends: theirs counts.
+        if self._task.uncancel() == 0:
+            raise refusal from None
 
 
 class Call:
@@ -70,6 +113,7 @@ class Call:
         "_desk",
         "_messages",
         "_paid",
+        "_passed",
         "_processing",
         "_source_class",
         "_stream",
@@ -77,6 +121,7 @@ class Call:
         "client",
         "method",
         "peer",
+        "refusal",
     )
 
     client: Client
@@ -93,9 +138,11 @@ class Call:
         self._stream: int | None = None
         self._worth_a_line = False
         self._paid = False
+        self.refusal: AuthenticationError | None = None
+        """Why the desk ended it before its time."""
 
-    def admit(self, identify: Callable[[], Client], forwarded_for: str | None = None) -> None:
-        """Let the call in, as one request of the client that `identify` returns.
+    def admit(self, identify: Callable[[], Pass], forwarded_for: str | None = None) -> None:
+        """Let the call in, as one request of the client that `identify` lets in.
 
         `forwarded_for` is what a proxy says whom it speaks for. Raises what `identify` raises, LimitError, and
         ForbiddenError when the client may not call this method.
@@ -107,15 +154,16 @@ class Call:
         desk.guard.check(origin)
         self._worth_a_line = True
         try:
-            self.client = client = identify()
+            self._passed = passed = identify()
         except AuthenticationError:
             desk.guard.blame(origin)
             raise
         desk.guard.trust(origin)
+        self.client = client = passed.client
+        desk.limiter.admit(client, self._address)  # before the method: what is forbidden is not free
+        self._paid = True
         if client.methods is not None and not client.allows(self.method):
             raise ForbiddenError("this client may not call this method")
-        desk.limiter.admit(client, self._address)
-        self._paid = True
 
     @property
     def least_class(self) -> SourceClass:
@@ -127,52 +175,68 @@ class Call:
 
         Raises AuthenticationError once the client is not to be served any more.
         """
-        desk = self._desk
-        while not self._paid:
-            self.client = client = desk.current(self.client)
-            try:
-                desk.limiter.admit(client, self._address)
-            except LimitError as limit:
-                await asyncio.sleep(limit.retry_after_s or 0)
-            else:
-                break
-        self._paid = False
+        if self._paid:
+            self._paid = False
+            return
+        self.look_again()
+        limiter, client = self._desk.limiter, self.client
+        charge = limiter.pace_request(client)
+        try:
+            wait_s = charge.wait_s or limiter.turn_s(self._address)
+            while wait_s:
+                await asyncio.sleep(wait_s)
+                wait_s = limiter.turn_s(self._address)
+        except BaseException:
+            limiter.refund_request(client, charge)
+            raise
 
     async def dispense(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
         """Claim what `demand` asks for; it is charged to the client, unless it fails.
 
-        Raises LimitError when a rate or the quota has no room for it, else as `Dispenser.dispense`.
+        Raises LimitError when a rate or the quota has no room for it, AuthenticationError when the client is not to be
+        served any more before it is its turn, else as `Dispenser.dispense`.
         """
-        demand.check(limit)
-        return await self._claim(demand, self._desk.limiter.charge(self.client, demand.size), time_left_s)
+        demand.check(limit, self.client.limits.bytes_per_day)
+        charge = self._desk.limiter.charge(self.client, demand.size)
+        with _Lasting(self._desk, self):
+            return await self._claim(demand, charge, time_left_s)
 
     async def dispense_in_time(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
         """Claim for a stream, as `dispense`, but wait until a rate has room rather than refuse.
 
         Raises AuthenticationError once the client is not to be served any more.
         """
-        demand.check(limit)
-        self.client = client = self._desk.current(self.client)
-        return await self._claim(demand, self._desk.limiter.pace(client, demand.size), time_left_s)
+        self.look_again()
+        demand.check(limit, self.client.limits.bytes_per_day)
+        return await self._claim(demand, self._desk.limiter.pace(self.client, demand.size), time_left_s)
+
+    def look_again(self) -> None:
+        """Take the client as its record is now. Raises AuthenticationError when it is not to be served any more."""
+        self._passed = passed = self._desk.current(self._passed)
+        self.client = passed.client
 
     async def _claim(self, demand: Demand, charge: Charge, time_left_s: float | None) -> Claimed:
-        desk, client = self._desk, self.client
+        desk = self._desk
         try:
             if charge.wait_s:
                 await asyncio.sleep(charge.wait_s)
+                self.look_again()
                 time_left_s = None if time_left_s is None else time_left_s - charge.wait_s
-            claimed = await desk.dispenser.dispense(demand, client, time_left_s)
+            claimed = await desk.dispenser.dispense(demand, self.client, time_left_s)
         except BaseException:
-            desk.limiter.refund(client, charge)
+            desk.limiter.refund(self.client, charge)
             raise
         self._remember(claimed)
         return claimed
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
-        """Be one of the client's open streams within the block. Raises LimitError when it has too many."""
+        """Be one of the client's open streams within the block.
+
+        Raises LimitError when it has too many, AuthenticationError once the client is not to be served any more.
+        """
         desk = self._desk
-        with desk.limiter.stream(self.client):
+        with desk.limiter.stream(self.client), _Lasting(desk, self):
             self._stream = desk.audit.new_stream()
             self._write("opened", None)
             yield

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from qrng_gateway.pool.pool import Claimed, ClaimSpec, Pool
+from qrng_grpc.chunk import MAX_PROVENANCE_BYTES
 from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import InvalidRequestError
@@ -31,10 +32,19 @@ class Demand(NamedTuple):
     fresh: bool = False
     include_provenance: bool = False
 
-    def check(self, limit: int) -> None:
-        """Refuse what cannot be asked for. Raises InvalidRequestError."""
+    def check(self, limit: int, quota: int | None = None) -> None:
+        """Refuse what can never be had: more than `limit` bytes, say, or than `quota`, those of a whole day.
+
+        Raises InvalidRequestError.
+        """
         if not 1 <= self.size <= limit:
             raise InvalidRequestError(f"expected 1 to {limit} bytes", field=self.size_field)
+        if self.include_provenance and self.size > MAX_PROVENANCE_BYTES:
+            raise InvalidRequestError(
+                f"expected 1 to {MAX_PROVENANCE_BYTES} bytes with provenance", field=self.size_field
+            )
+        if quota is not None and self.size > quota:
+            raise InvalidRequestError(f"this client may have {quota} bytes a day", field=self.size_field)
         if self.max_age_ms < 0:
             raise InvalidRequestError("an age is not negative", field="max_age_ms")
 

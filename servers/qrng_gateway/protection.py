@@ -40,6 +40,11 @@ class Protection:
         return ConnectionAge(self._age_s, self._client_grace_s) if self._clients else None
 
     @property
+    def rest_age_s(self) -> float | None:
+        """The age of clients' REST connections, in seconds."""
+        return self._age_s if self._clients else None
+
+    @property
     def push_age(self) -> ConnectionAge | None:
         """The age of collectors' connections."""
         return ConnectionAge(self._age_s, CERTIFIED_GRACE_S) if self._push else None

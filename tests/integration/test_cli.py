@@ -26,6 +26,13 @@ from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from tests.integration.fronts import signed_heartbeat
 
 QRNG = (sys.executable, "-m", "qrng_cli.main")
+INTERRUPTIBLE = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Runs a command that ends by Ctrl-C: tests in the background inherit one that is ignored.
+
+(A preexec_fn would do it in a fork of this process, whose other threads may hold locks of gRPC: it can hang.)
+"""
 
 
 @dataclass(frozen=True)
@@ -169,12 +176,11 @@ async def test_interrupted_stream(shell: Shell) -> None:
     async with running_gateway(max_wait=60) as patient:
         await patient.push(os.urandom(100))
         process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", INTERRUPTIBLE),
             *(*QRNG, "stream", "--bytes-per-message", "100", "--address", patient.client_address, "--timeout", "60"),
             env=shell.environ | {"QR_GRPC_API_KEY": patient.api_key},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # Tests that run in the background inherit a Ctrl-C that is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None
         await process.stdout.readexactly(100)
@@ -280,6 +286,15 @@ async def test_where_bytes_came_from(shell: Shell) -> None:
     assert label.startswith("class=operating_system ")
     assert re.fullmatch(r"left: [\d,]+ requests at once", left)
     assert streamed.err.splitlines() == [f"{place} sequence=2 offset={offset} bytes=16" for offset in (24, 40)]
+
+
+async def test_a_long_get_tells_where_all_of_it_came_from(shell: Shell) -> None:
+    """More than one message of a gateway holds with provenance joins up seamlessly too."""
+    data = os.urandom(200_000)
+    await shell.gateway.push(data)
+    done = await shell.qrng("get", "200000", "--base64", "--provenance")
+    assert base64.b64decode(done.out) == data
+    assert sum(int(line.rpartition("=")[2]) for line in done.err.splitlines()) == 200_000
 
 
 async def test_what_is_demanded_is_asked_for(shell: Shell) -> None:

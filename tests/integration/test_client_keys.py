@@ -21,11 +21,13 @@ from structlog.testing import capture_logs
 from qrng_client import AsyncEntropyClient
 from qrng_grpc.certs import Authority, Issued
 from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, changing_client_file, digest_of
+from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.compat.qr_entropy_pb2 import EntropyRequest
 from qrng_grpc.compat.qr_entropy_pb2_grpc import EntropyServiceStub as QrEntropyStub
 from qrng_grpc.compat.quantum_rng_pb2 import RandomRequest
 from qrng_grpc.compat.quantum_rng_pb2_grpc import QuantumRNGStub
 from qrng_grpc.errors import AuthenticationError
+from qrng_grpc.testing.clock import ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, GetStatusRequest, StreamEntropyRequest, SubscribeEntropyRequest
 from qrng_grpc.v1.entropy_pb2_grpc import EntropyServiceStub
@@ -87,6 +89,63 @@ async def test_keys_come_and_go_without_a_restart(file: Path) -> None:
         assert not await opens(gateway, "key-of-other")
         assert await opens(gateway, "key-of-new")
         assert await opens(gateway, fixed)
+
+
+async def test_what_a_leaked_key_opened_ends_with_it(file: Path) -> None:
+    """Once its key is rotated away an idle stream ends, as does a call that waits; what another key opened goes on."""
+    leaked, other = (KeyDigest(digest_of(key)) for key in ("key-that-leaked", "key-of-sampler"))
+    put(file, ClientRecord(Client("sampler"), (leaked, other)))
+    async with (
+        running_gateway(api_keys_file=file) as gateway,
+        grpc.aio.insecure_channel(gateway.client_address, options=OWN_CONNECTION) as channel,
+        aiohttp.ClientSession() as session,
+    ):
+        stub: Any = EntropyServiceStub(channel)
+        await gateway.push(os.urandom(3))
+        idle, goes_on = [
+            stub.StreamEntropy(metadata=(("api-key", key),)) for key in ("key-that-leaked", "key-of-sampler")
+        ]
+        for stream in (idle, goes_on):
+            await stream.write(StreamEntropyRequest(bytes_needed=1))
+            assert len((await stream.read()).data) == 1
+        fresh = stub.GetEntropy(
+            GetEntropyRequest(bytes_needed=1, fresh=True), metadata=(("api-key", "key-that-leaked"),)
+        )
+        url = f"{gateway.rest_url}/api/random?bytes=1&fresh=true&api_key=key-that-leaked"
+        over_rest = asyncio.create_task(session.get(url))
+        await until(lambda: gateway.gateway.pool.waiting == 2)
+        put(file, ClientRecord(Client("sampler"), (other,)))
+        gateway.gateway.reload()
+        for call in (idle.read(), fresh):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert (await over_rest).status == 401
+        await goes_on.write(StreamEntropyRequest(bytes_needed=1))
+        assert len((await goes_on.read()).data) == 1
+        assert gateway.gateway.pool.level == 0
+
+
+async def test_an_idle_stream_ends_when_the_time_of_its_key_is_over(file: Path) -> None:
+    """Nobody reloads anything: the gateway looks for itself, and the client's other key still opens."""
+    clock = ManualClock()
+    ending = KeyDigest(digest_of("ending-key"), clock.now_ns() + 60 * NS_PER_S)
+    put(file, ClientRecord(Client("sampler"), (ending, KeyDigest(digest_of("key-of-sampler")))))
+    async with (
+        running_gateway(api_keys_file=file, clock=clock) as gateway,
+        grpc.aio.insecure_channel(gateway.client_address, options=OWN_CONNECTION) as channel,
+    ):
+        stub: Any = EntropyServiceStub(channel)
+        clock.advance(1)
+        await gateway.push(os.urandom(1))
+        stream = stub.StreamEntropy(metadata=(("api-key", "ending-key"),))
+        await stream.write(StreamEntropyRequest(bytes_needed=1))
+        assert len((await stream.read()).data) == 1
+        clock.advance(60)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert await opens(gateway, "key-of-sampler")
 
 
 async def test_the_file_alone_is_enough(file: Path) -> None:
@@ -286,6 +345,24 @@ async def test_authorities_of_clients_are_exchanged(file: Path, site: Site) -> N
         gateway.gateway.reload()
         assert await answers(gateway, site, old, None) == ("UNAVAILABLE", None)
         assert await answers(gateway, site, new, None) == ("OK", 200)
+
+
+async def test_a_rest_connection_has_an_age(file: Path, site: Site) -> None:
+    """It ends with the first reply after `max_connection_age`, so that certificates are shown again; until then not."""
+    async with (
+        running_gateway(api_keys_file=file, max_connection_age=1, **site.settings) as gateway,
+        site.session(site.clients.client(URI)) as session,
+    ):
+
+        async def ends() -> bool:
+            async with session.get(f"{gateway.rest_url}/api/status") as response:
+                assert response.status == 200
+                return response.headers.get("Connection") == "close"
+
+        assert not await ends()
+        while not await ends():  # noqa: ASYNC110 - about a second, and nobody tells
+            await asyncio.sleep(0.05)
+        assert not await ends()
 
 
 async def test_a_rest_connection_does_not_outlive_its_authority(file: Path, site: Site) -> None:

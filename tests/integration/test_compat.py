@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 
 from qrng_grpc.chunk import BlockLabel
+from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, changing_client_file, digest_of
 from qrng_grpc.compat.qr_entropy_pb2 import EntropyRequest, EntropyResponse
 from qrng_grpc.compat.quantum_rng_pb2 import RandomRequest, RandomResponse
 from qrng_grpc.labels import SourceClass
@@ -93,6 +95,29 @@ async def test_a_qr_entropy_stream_answers_in_order_and_promises_the_least_class
     assert [(len(r.data), r.sequence_id) for r in replies] == [(10, 10), (20, 20), (30, 30)]
     assert b"".join(r.data for r in replies) == data
     assert dict(await call.initial_metadata())["qrng-least-class"] == "operating_system"
+
+
+async def test_a_qr_entropy_stream_keeps_its_promise_when_the_record_is_loosened(tmp_path: Path) -> None:
+    """What its headers promised stands for the life of a stream, whatever the client's record says by then."""
+    file, keys = tmp_path / "clients.yaml", (KeyDigest(digest_of("key-of-strict")),)
+    with changing_client_file(file) as listed:
+        listed.append(ClientRecord(Client("strict", least_class=SourceClass.QUANTUM), keys))
+    async with (
+        running_gateway(api_keys_file=file, best_class="quantum", least_class="operating_system") as gateway,
+        open_front(gateway) as front,
+    ):
+        await gateway.push(os.urandom(8), label=BlockLabel(("better",), SourceClass.QUANTUM))
+        call = front.qr_entropy.StreamEntropy(metadata=(("api-key", "key-of-strict"),))
+        await call.write(EntropyRequest(bytes_needed=4))
+        assert (await call.read()).device_id == "better"
+        assert dict(await call.initial_metadata())["qrng-least-class"] == "quantum"
+        with changing_client_file(file) as listed:
+            listed[:] = [ClientRecord(Client("strict"), keys)]
+        gateway.gateway.reload()
+        await gateway.push(os.urandom(8), label=BlockLabel(("weaker",), SourceClass.OPERATING_SYSTEM))
+        await call.write(EntropyRequest(bytes_needed=4))
+        assert (await call.read()).device_id == "better"
+        call.cancel()
 
 
 async def test_the_stream_mode_of_clients_in_the_field_works(front: Front) -> None:

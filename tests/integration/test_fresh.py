@@ -245,7 +245,10 @@ async def test_a_fresh_claim_waits_until_the_deadline_and_takes_nothing() -> Non
 async def test_a_fresh_claim_waits_no_longer_than_the_gateway_says() -> None:
     """Without a deadline `max_fresh_wait` bounds it, on gRPC and REST."""
     clock = ManualClock()
-    async with still(clock, max_wait=60, max_fresh_wait=0.05) as front, aiohttp.ClientSession() as http:
+    async with (
+        still(clock, max_wait=60, max_fresh_wait=0.05, clock_tolerance=0) as front,
+        aiohttp.ClientSession() as http,
+    ):
         await front.gateway.push(os.urandom(64))
         assert (await refused(unary(front, 16, fresh=True))).reason == "POOL_SHORT"
         url = f"{front.gateway.rest_url}/api/random?bytes=16&fresh=true"

@@ -13,7 +13,8 @@ A call carries exactly one key, or none beside a certificate. All else is refuse
 
 Clients come from the settings (`api_keys`, each a client of its own, with an id derived from the key) and from a
 file of records, which may change at any time. A file that vanishes or cannot be used leaves the last usable
-records in force.
+records in force, but for what it takes away and that can be made out: who revokes a client must not fail because
+of a mistake in the next record.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 
-from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, digest_of, read_client_file
+from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, digest_of, read_client_file, withdrawn_by
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import AuthenticationError, ConfigError
 from qrng_grpc.files import Watched
@@ -45,17 +46,26 @@ _ID_DIGITS = 12
 _PEER_URI = "peer_uri"
 """Where grpc has the URIs of a peer's certificate. (`peer_identities()` mixes them with its other names.)"""
 
-_Grant = tuple[Client, int | None]
-"""A client, and when what was presented stops standing for it, in nanoseconds of Unix time."""
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A client that was let in, and by what, so that a stream ends with the very key that opened it."""
+
+    client: Client
+    not_after_ns: int | None = None
+    """When it stops letting in, in nanoseconds of Unix time; None is never."""
+    tag: bytes | None = field(default=None, repr=False)
+    """Stands for the key that was presented, None for none."""
+    uri: str | None = None
+    """The URI in the certificate that was presented, where it names a client."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Grants:
     """What opens this gateway: keys by their tags, and URIs."""
 
-    by_tag: dict[bytes, _Grant]
-    by_uri: dict[str, _Grant]
-    by_id: dict[str, _Grant]
+    by_tag: dict[bytes, Pass]
+    by_uri: dict[str, Pass]
     clients: tuple[Client, ...]
     ends: tuple[tuple[str, int], ...]
     """The clients that will not come in for ever, and when that ends."""
@@ -83,7 +93,13 @@ class Access:
         self._clock = clock
         self._keyed = hashlib.blake2s(key=secrets.token_bytes(32))
         self._fixed = tuple(map(client_of_key, keys))
+        self._records: tuple[ClientRecord, ...] = ()
+        """Those of the file that are in force."""
+        self._left: tuple[ClientRecord, ...] = ()
+        """What the file, when it was last found unusable, left of them."""
         self._file = None if file is None else Watched((file,), lambda: self._read(file), _complain)
+        if self._file is not None:
+            self._records = self._file.value
         self._grants = self._granted()
 
     def clients(self) -> tuple[Client, ...]:
@@ -108,13 +124,19 @@ class Access:
 
     def look(self) -> bool:
         """Take a change of the file that has stood still since the last look. Say whether clients changed."""
-        return self._file is not None and self._file.look() and self._changed()
+        if self._file is None:
+            return False
+        self._file.look()
+        return self._follow(self._file)
 
     def reload(self) -> bool:
         """Take what the file holds now, if it is usable. Say whether clients changed."""
-        return self._file is not None and self._file.reload() and self._changed()
+        if self._file is None:
+            return False
+        self._file.reload()
+        return self._follow(self._file)
 
-    def client_calling(self, context: grpc.aio.ServicerContext[Any, Any]) -> Client:
+    def client_calling(self, context: grpc.aio.ServicerContext[Any, Any]) -> Pass:
         """Return who makes the gRPC call of `context`. Raises AuthenticationError."""
         uri = None
         if self._certificates:
@@ -132,8 +154,8 @@ class Access:
                 keys.append(bearer_key(str(value)))
         return keys
 
-    def identify(self, presented: Sequence[str], uri: str | None = None) -> Client:
-        """Return the client that `presented`, the keys of a call, and `uri`, that of its certificate, stand for.
+    def identify(self, presented: Sequence[str], uri: str | None = None) -> Pass:
+        """Let in the client that `presented`, the keys of a call, and `uri`, that of its certificate, stand for.
 
         Raises AuthenticationError unless all that is there names one client, and that client may still come in.
         """
@@ -141,25 +163,39 @@ class Access:
             return self._named(uri)
         if len(presented) != 1 or not presented[0]:
             raise _refusal()
-        client = self._in_force(self._grants.by_tag.get(self._tag(digest_of(presented[0]))))
-        if uri is not None and self._named(uri) is not client:
-            raise _refusal()
-        return client
+        keyed = self._keyed_by(self._tag(digest_of(presented[0])))
+        return keyed if uri is None else self._both(keyed, uri)
 
-    def current(self, client: Client) -> Client:
-        """Return what a client that came in earlier is by now, as its record says. For streams, which last.
+    def current(self, passed: Pass) -> Pass:
+        """Return what a client that was let in earlier is by now, as its record says. For calls that last.
 
-        Raises AuthenticationError once it is revoked or gone, or the last of its keys and its certificate's URI ended.
+        Raises AuthenticationError once what let it in, key or certificate, would not let this client in any more.
         """
-        return self._in_force(self._grants.by_id.get(client.client_id))
+        if passed.tag is None:
+            now = self._named(passed.uri)
+        else:
+            now = self._keyed_by(passed.tag)
+            if passed.uri is not None:
+                now = self._both(now, passed.uri)
+        if now.client.client_id != passed.client.client_id:
+            raise _refusal()
+        return now
 
-    def _named(self, uri: str | None) -> Client:
+    def _keyed_by(self, tag: bytes) -> Pass:
+        return self._in_force(self._grants.by_tag.get(tag))
+
+    def _named(self, uri: str | None) -> Pass:
         return self._in_force(None if uri is None else self._grants.by_uri.get(uri))
 
-    def _in_force(self, grant: _Grant | None) -> Client:
-        if grant is None or (grant[1] is not None and grant[1] <= self._clock.now_ns()):
+    def _both(self, keyed: Pass, uri: str) -> Pass:
+        if self._named(uri).client is not keyed.client:
             raise _refusal()
-        return grant[0]
+        return replace(keyed, uri=uri)
+
+    def _in_force(self, granted: Pass | None) -> Pass:
+        if granted is None or (granted.not_after_ns is not None and granted.not_after_ns <= self._clock.now_ns()):
+            raise _refusal()
+        return granted
 
     def _tag(self, digest: bytes) -> bytes:
         # Keyed BLAKE2 is a pseudo-random function, as HMAC is, at a fifth of its time. Without the secret nobody can
@@ -169,29 +205,46 @@ class Access:
         keyed.update(digest)
         return keyed.digest()
 
-    def _changed(self) -> bool:
+    def _follow(self, file: Watched[tuple[ClientRecord, ...]]) -> bool:
+        """Put in force what the file holds, or what it leaves of what is. Say whether that is something else."""
+        records, before = self._left if file.mistakes else file.value, self._records
+        if records is before or records == before:
+            return False
+        self._records = records
         self._grants = self._granted()
-        get_log().info("client_keys_reloaded", clients=len(self._grants.clients))
+        if file.mistakes:
+            lost = sorted(now.client.client_id for now, was in zip(records, before, strict=True) if now != was)
+            get_log().warning("client_keys_withdrawn", client_ids=lost)
+        else:
+            get_log().info("client_keys_reloaded", clients=len(self._grants.clients))
         return True
 
     def _granted(self) -> _Grants:
-        records = self._fixed + (self._file.value if self._file is not None else ())
+        records = self._fixed + self._records
         valid = [record for record in records if not record.revoked]
         ends = [(record.client.client_id, _end_ns(record)) for record in valid]
         return _Grants(
-            {self._tag(key.digest): _grant(record.client, key) for record in valid for key in record.keys},
-            {record.uri: _grant(record.client) for record in valid if record.uri is not None},
-            {record.client.client_id: (record.client, _end_ns(record)) for record in valid},
+            {tag: granted for record in valid for tag, granted in self._keyed_passes(record)},
+            {record.uri: _certified(record.client, record.uri) for record in valid if record.uri is not None},
             tuple(record.client for record in valid),
             tuple((client_id, end_ns) for client_id, end_ns in ends if end_ns is not None),
         )
 
+    def _keyed_passes(self, record: ClientRecord) -> Iterator[tuple[bytes, Pass]]:
+        for key in record.keys:
+            tag = self._tag(key.digest)
+            yield tag, Pass(record.client, _key_end_ns(record.client, key), tag)
+
     def _read(self, file: Path) -> tuple[ClientRecord, ...]:
         """Return the records of the file. Raises ConfigError when they cannot be in force beside the settings' keys."""
-        records = read_client_file(file)
-        mistakes = mixed_up(self._fixed, records)
-        if mistakes:
-            raise ConfigError([f"{file}: {mistake}" for mistake in mistakes])
+        try:
+            records = read_client_file(file)
+            mistakes = mixed_up(self._fixed, records)
+            if mistakes:
+                raise ConfigError([f"{file}: {mistake}" for mistake in mistakes])
+        except ConfigError:
+            self._left = withdrawn_by(file, self._records)
+            raise
         return records
 
 
@@ -235,14 +288,18 @@ def mixed_up(fixed: Iterable[ClientRecord], records: Iterable[ClientRecord]) -> 
     ]
 
 
-def _grant(client: Client, key: KeyDigest | None = None) -> _Grant:
-    ends = [end for end in (client.not_after_ns, key.not_after_ns if key else None) if end is not None]
-    return client, min(ends, default=None)
+def _key_end_ns(client: Client, key: KeyDigest) -> int | None:
+    """Return when a key stops letting its client in, None for never."""
+    return min((end for end in (client.not_after_ns, key.not_after_ns) if end is not None), default=None)
+
+
+def _certified(client: Client, uri: str) -> Pass:
+    return Pass(client, client.not_after_ns, uri=uri)
 
 
 def _end_ns(record: ClientRecord) -> int | None:
     """Return when nothing will let a client in any more, None for never."""
-    ways = [_grant(record.client, key)[1] for key in record.keys]
+    ways = [_key_end_ns(record.client, key) for key in record.keys]
     if record.uri is not None:
         ways.append(record.client.not_after_ns)
     ends = [end for end in ways if end is not None]

@@ -50,9 +50,13 @@ class Rate:
         """Return when a bucket that is full at `full_at_ns` will be so once `n` tokens are taken from it now."""
         return (full_at_ns if full_at_ns > now_ns else now_ns) - (-n * self.unit_ns // self.unit)
 
-    def before(self, full_at_ns: int, n: int) -> int:
-        """Return when a bucket will be full once `n` tokens were put back into it; `after`, undone."""
-        return full_at_ns + (-n * self.unit_ns // self.unit)
+    def before(self, full_at_ns: int, now_ns: int, n: int, after_ns: int) -> int:
+        """Return when a bucket will be full once `n` tokens were put back into it; `after`, undone.
+
+        `after_ns` is when it was to be full when they had been taken. What time has put back since then does not come
+        back twice, so that no burst can be saved up by taking early and giving back late.
+        """
+        return full_at_ns - min(-(-n * self.unit_ns // self.unit), max(0, after_ns - now_ns))
 
     def at_least_empty(self, full_at_ns: int, now_ns: int) -> int:
         """Return when a bucket that has this rate from now on will be full: what it owed by a slower one is forgiven.

@@ -2,9 +2,10 @@
 
 Idea: each client has a bucket of requests and, where its record says so, one of bytes and a count of the day; each
 address has a bucket of requests. A call passes all of them or takes from none. Bytes are charged before they
-are claimed, and what a charge took is in its receipt, so that a claim that fails gives back exactly that. A byte
-rate refuses a unary call and tells it when to return. A stream it paces: the bytes are charged at once, in
-debt if need be, and the stream waits until the debt is paid, so that streams of one client take turns.
+are claimed, and what a charge took is in its receipt, so that a claim that fails gives it back, less what time
+has given back by then. A rate refuses a unary call and tells it when to return. A stream it paces: the bytes or the
+request are charged at once, in debt if need be, and the stream waits until the debt is paid, so that streams of one
+client take turns. An address, which others may share, is never in debt: streams only queue up for its bucket.
 
 The `Client` that comes with a call is the truth about its limits; what is kept here is only what it took.
 A bounded number of names is kept, the least recently used forgotten first, if possible one whose buckets are full
@@ -30,6 +31,8 @@ from qrng_grpc.errors import LimitError
 MAX_NAMES = 16_384
 """Clients whose state is kept, and addresses: more than there may be records."""
 STREAM_RETRY_S = 1.0
+_LONGEST_TURN_NS = NS_PER_S
+"""How far the last in the queue of an address is beyond the first at the most, since who leaves is not taken out."""
 _LOOKED_AT = 8
 _DIRECTORY = "quota"
 
@@ -42,6 +45,8 @@ class Charge(NamedTuple):
     n: int
     day: int
     wait_s: float
+    full_ns: int = 0
+    """When the bucket was to be full, once this was taken from it."""
 
 
 class Remaining(NamedTuple):
@@ -64,9 +69,10 @@ class Limiter:
     """What clients and addresses took lately.
 
     `rate_limit` is the requests a second of a client whose record names none, `address_rate_limit` those of an
-    address, by default as many. No size above `largest` bytes may be charged, and each up to it passes at some time:
-    a bucket of bytes holds one second's worth, but at least that. Counts of the day lie in `state_dir`, which
-    belongs to this process. Raises StateError when they are damaged.
+    address, by default as many, `streams` what a client whose record names none may have open, by default any
+    number. No size above `largest` bytes may be charged, and each up to it passes at some time: a bucket of bytes
+    holds one second's worth, but at least that. Counts of the day lie in `state_dir`, which belongs to this process.
+    Raises StateError when they are damaged.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Limiter:
         *,
         rate_limit: float,
         address_rate_limit: float | None = None,
+        streams: int | None = None,
         largest: int = MAX_CHUNK_BYTES,
         max_names: int = MAX_NAMES,
         clock: Clock = SYSTEM_CLOCK,
@@ -88,6 +95,9 @@ class Limiter:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         # When the bucket of each address will be full again: an address without an entry has a full one.
         self._addresses: OrderedDict[str, int] = OrderedDict()
+        # When the last stream in the queue of an address has its turn.
+        self._turns: OrderedDict[str, int] = OrderedDict()
+        self._most_streams = streams
         self._streams: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -114,10 +124,41 @@ class Limiter:
             whose = "client" if wait_ns >= address_wait_ns else "address"
             raise _refusal(f"too many requests from this {whose}", max(wait_ns, address_wait_ns))
         account.requests_full_ns = after_ns
-        self._addresses[address] = address_after_ns
-        self._addresses.move_to_end(address)
-        if len(self._addresses) > self._max_names:
-            _forget_one(self._addresses, lambda full_at_ns: full_at_ns <= now_ns)
+        self._note(self._addresses, address, address_after_ns, now_ns)
+
+    def pace_request(self, client: Client) -> Charge:
+        """Charge one more request of a stream of `client`, to be read on after `wait_s` of the receipt.
+
+        Whoever leaves meanwhile gives it back with `refund_request`. The address is asked when the wait is over.
+        """
+        account = self._account_of(client)
+        now_ns = self._monotonic_ns()
+        after_ns = account.requests_full_ns = account.requests.after(account.requests_full_ns, now_ns, 1)
+        wait_ns = account.requests.wait_ns(after_ns, now_ns)
+        return Charge(1, 0, wait_ns / NS_PER_S if wait_ns > 0 else 0.0, after_ns)
+
+    def refund_request(self, client: Client, charge: Charge) -> None:
+        """Give back a request that was charged by `pace_request` and not read on. Once for each receipt."""
+        account = self._account_of(client)
+        account.requests_full_ns = account.requests.before(
+            account.requests_full_ns, self._monotonic_ns(), charge.n, charge.full_ns
+        )
+
+    def turn_s(self, address: str) -> float:
+        """Count a request of a stream from `address` and return 0, or return after how many seconds to ask again.
+
+        Those who wait are told times one after the other, so that they do not all ask for one token.
+        """
+        rate, now_ns = self._address_rate, self._monotonic_ns()
+        after_ns = rate.after(self._addresses.get(address, 0), now_ns, 1)
+        wait_ns = rate.wait_ns(after_ns, now_ns)
+        if wait_ns <= 0:
+            self._note(self._addresses, address, after_ns, now_ns)
+            return 0.0
+        first_ns = now_ns + wait_ns
+        turn_ns = max(first_ns, min(self._turns.get(address, 0) + rate.unit_ns, first_ns + _LONGEST_TURN_NS))
+        self._note(self._turns, address, turn_ns, now_ns)
+        return (turn_ns - now_ns) / NS_PER_S
 
     def charge(self, client: Client, n: int) -> Charge:
         """Charge `n` bytes to be claimed now. Raises LimitError, and charges nothing then.
@@ -140,7 +181,9 @@ class Limiter:
             return
         account = self._account_of(client)
         if account.bytes is not None:
-            account.bytes_full_ns = account.bytes.before(account.bytes_full_ns, charge.n)
+            account.bytes_full_ns = account.bytes.before(
+                account.bytes_full_ns, self._monotonic_ns(), charge.n, charge.full_ns
+            )
         if account.count is not None:
             account.count.give_back(charge.n, charge.day)
 
@@ -148,6 +191,8 @@ class Limiter:
     def stream(self, client: Client) -> Iterator[None]:
         """Count a stream of `client` as open until the block is left. Raises LimitError when too many are."""
         name, most = client.client_id, client.limits.streams
+        if most is None:
+            most = self._most_streams
         count = self._streams.get(name, 0)
         if most is not None and count >= most:
             raise LimitError("too many streams of this client are open", retry_after_s=STREAM_RETRY_S)
@@ -188,7 +233,13 @@ class Limiter:
             _, whole_in_s = count.left(account.quota)
             raise LimitError("less than that is left of today's quota of this client", retry_after_s=whole_in_s)
         account.bytes_full_ns = after_ns
-        return Charge(n, 0 if count is None else count.day, wait_ns / NS_PER_S)
+        return Charge(n, 0 if count is None else count.day, wait_ns / NS_PER_S, after_ns)
+
+    def _note(self, moments: OrderedDict[str, int], address: str, moment_ns: int, now_ns: int) -> None:
+        moments[address] = moment_ns
+        moments.move_to_end(address)
+        if len(moments) > self._max_names:
+            _forget_one(moments, lambda at_ns: at_ns <= now_ns)
 
     def _account_of(self, client: Client) -> _Account:
         name = client.client_id

@@ -54,11 +54,13 @@ class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
     ) -> None:
         """Answer each request in order, until the client half-closes."""
         async with self._streams.held(context, call):
-            await context.send_initial_metadata(((LEAST_CLASS, call.least_class.value),))
+            promised = call.least_class
+            await context.send_initial_metadata(((LEAST_CLASS, promised.value),))
             async for request in requests:
                 check_readable(request)
                 await call.next_request()
-                demand = Demand(request.bytes_needed)
+                # Whatever the client's record says by now, what was promised stands.
+                demand = Demand(request.bytes_needed, least_class=promised)
                 claimed = await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining())
                 await context.write(_qr_entropy_reply(request, claimed))
             context.set_trailing_metadata(call.allowances())

@@ -134,6 +134,34 @@ def test_a_revoked_client_keeps_its_record(file: Path) -> None:
     assert "already" in keys(file, "create", "sampler").output
 
 
+def test_a_client_is_revoked_beside_a_mistake(file: Path) -> None:
+    """A mistake in the next record is told, and does not keep anybody from revoking; the mistake stays to be mended."""
+    made(file, "create", "sampler")
+    file.write_text(f"{file.read_text()}- {{id: other, wieght: 2, keys: [{{sha256: '{'b' * 64}'}}]}}\n")
+    result = keys(file, "revoke", "sampler")
+    assert result.exit_code == 0
+    assert "client sampler is revoked" in result.output
+    assert "wieght" in result.output
+    file.write_text(file.read_text().replace("wieght", "weight"))
+    assert [record.revoked for record in read_client_file(file)] == [True, False]
+
+
+@pytest.mark.parametrize("fault", ["no YAML", "writable", "no such client"])
+def test_who_cannot_be_revoked_by_the_command_can_by_hand(file: Path, fault: str) -> None:
+    """Where the command can do nothing it says so, what is wrong, and what to write."""
+    made(file, "create", "sampler")
+    wrong = file.read_text().replace("sampler", "other") if fault == "no such client" else file.read_text()
+    file.write_text(wrong + ("- [" if fault == "no YAML" else "- id: wrong\n"))
+    if fault == "writable":
+        file.chmod(0o666)
+    before = file.read_text()
+    result = keys(file, "revoke", "sampler")
+    assert result.exit_code != 0
+    assert "nothing is revoked" in result.output
+    assert "`revoked: true`" in result.output
+    assert file.read_text() == before
+
+
 def test_a_certificate_may_be_all_there_is(file: Path) -> None:
     """With --no-key nothing is printed on standard output, and the record has a URI only."""
     result = keys(file, "create", "probe", "--uri", "spiffe://qrng/client/probe", "--no-key")
@@ -198,3 +226,14 @@ def test_the_file_may_come_from_the_environment(file: Path) -> None:
     assert CliRunner().invoke(cli, ["keys", "create", "sampler"], env=environ).exit_code == 0
     assert only(file).client.client_id == "sampler"
     assert CliRunner().invoke(cli, ["keys", "create", "sampler"]).exit_code == 2
+
+
+@pytest.mark.parametrize("columns", ["80", "300"])
+def test_a_listing_in_a_pipe_keeps_ids_whole(file: Path, columns: str) -> None:
+    """What grep and cut read has each id in one piece, and each client in one line."""
+    client_id = "a-client-of-" + "x" * 52
+    keys(file, "create", client_id, "--label", "sampler in room 3")
+    output = CliRunner().invoke(cli, ["keys", "list", "--file", str(file)], env={"COLUMNS": columns}).output
+    (line,) = [line for line in output.splitlines() if client_id in line]
+    assert "sampler in room 3" in line
+    assert "valid" in line

@@ -73,6 +73,22 @@ def test_local_address(address: str) -> None:
     EntropyClient(address).close()
 
 
+def test_a_file_may_be_named_by_text() -> None:
+    """A path is a path, whether as text or as Path; what is neither is told."""
+    with pytest.raises(ConfigError, match=r"CA file certs/no-such\.pem: cannot be read"):
+        EntropyClient(ca_file="certs/no-such.pem")
+    with pytest.raises(ConfigError, match="CA file: expected a path"):
+        EntropyClient(ca_file=7)  # type: ignore[arg-type]
+
+
+def test_address_errors_name_the_way_out() -> None:
+    """A URL is told that it is none; plaintext, what allows it and what avoids it."""
+    with pytest.raises(ConfigError, match="expected HOST:PORT, not a URL"):
+        EntropyClient("http://localhost:50051")
+    with pytest.raises(ConfigError, match=r"--ca-file.*allow_plaintext_beyond_loopback; --allow-plaintext"):
+        EntropyClient("gateway.example:50051")
+
+
 def test_unusable_ca_file(tmp_path: Path) -> None:
     """A CA file that is missing or holds no certificate is refused, not ignored."""
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -38,7 +38,7 @@ def reply(**changes: Any) -> entropy_pb2.GetEntropyResponse:
 
 
 def read(message: entropy_pb2.GetEntropyResponse | None, **wanted: Unpack[Wanted]) -> Entropy:
-    return read_reply(message, size=8, sequence_id=7, wish=Wish(**wanted))
+    return read_reply(message, size=8, sequence_id=7, wish=Wish.of(wanted, "get"))
 
 
 def test_whole_reply() -> None:

@@ -7,6 +7,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from qrng_client.failures import error_of_call
+from qrng_grpc.channel import Endpoint
 from qrng_grpc.error_details import STATUS_KEY, status_code, trailers
 from qrng_grpc.errors import (
     AuthenticationError,
@@ -92,3 +93,36 @@ def test_not_sooner() -> None:
     """The text never tells to come back sooner than the hint."""
     told = LimitError("", retry_after_s=0.01)
     assert str(error_of_call(status_code(told), trailers(told))).endswith("; try again in 0.1 s")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(120, "120.0 s"), (121, "3 minutes"), (7200, "120 minutes"), (7201, "2.1 hours"), (81_360, "22.6 hours")],
+)
+def test_long_waits_are_told_in_words(seconds: float, words: str) -> None:
+    """Nobody reads 81360 s; rounded up, since sooner would be in vain."""
+    told = LimitError("x", retry_after_s=seconds)
+    error = error_of_call(status_code(told), trailers(told))
+    assert str(error).endswith(f"; try again in {words}")
+    assert error.retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "hint"),
+    [
+        (Endpoint("localhost:7"), "localhost:7, tried without TLS: "),
+        (Endpoint("localhost:7", tls=True), "localhost:7, tried with TLS: "),
+    ],
+)
+def test_unreachable_says_where(endpoint: Endpoint, hint: str) -> None:
+    """Who reaches nobody is told the address, and that the ends may disagree about TLS, in our words alone."""
+    assert hint in str(error_of_call(grpc.StatusCode.UNAVAILABLE, (("x", "evil"),), endpoint))
+    slow = str(error_of_call(grpc.StatusCode.DEADLINE_EXCEEDED, None, endpoint))
+    assert slow == "the server did not answer in time (DEADLINE_EXCEEDED): localhost:7"
+    assert "localhost" not in str(error_of_call(grpc.StatusCode.INTERNAL, None, endpoint))
+
+
+def test_field_at_fault_is_told_in_a_sentence() -> None:
+    """Which field the server refused is part of the sentence."""
+    told = InvalidRequestError("x", field="processing")
+    assert "refused the field processing of the request" in str(error_of_call(status_code(told), trailers(told)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrng_client import Processing, SourceClass
+from qrng_client import EntropyClient, Processing, SourceClass
 from qrng_client.requests import MAX_GET_BYTES, MAX_REQUEST_BYTES, Patience, RequestBook, Wish
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.v1 import entropy_pb2, labels_pb2
@@ -82,3 +82,70 @@ def test_patience() -> None:
     """A time-out that is stated holds for every call; else bytes that are still to be captured get a minute."""
     assert (Patience().seconds(), Patience().seconds(fresh=True)) == (5, 60)
     assert Patience(0.25).seconds(fresh=True) == 0.25
+
+
+def test_large_reads_with_provenance_are_split_further() -> None:
+    """A message that tells where its bytes came from has at most what a gateway gives with that."""
+    wish = Wish(provenance=True)
+    assert [request.bytes_needed for request in RequestBook().gets(150_000, wish)] == [65_536, 65_536, 18_928]
+    assert [request.bytes_needed for request in RequestBook(1000).gets(1500, wish)] == [1000, 500]
+    assert RequestBook().subscription(65_536, None, wish).request.bytes_per_message == 65_536
+    with pytest.raises(InvalidRequestError):
+        RequestBook().subscription(65_537, None, wish)
+
+
+@pytest.mark.parametrize("label", list(SourceClass))
+def test_labels_may_be_names(label: SourceClass) -> None:
+    """A label may be given by its name, which is what replies, settings and the command call it."""
+    assert Wish.of({"least_class": label.value}, "get") == Wish(least_class=label)
+    assert Wish.of({"least_class": label}, "get") == Wish(least_class=label)
+    assert Wish.of({"processing": "sha256"}, "get") == Wish(processing=Processing.SHA256)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("least_class", "quantm"),
+        ("least_class", 3),
+        ("least_class", ["quantum"]),
+        ("processing", "QUANTUM"),
+        ("processing", SourceClass.QUANTUM),
+        ("max_age_s", "10"),
+        ("max_age_s", b"10"),
+        ("fresh", "no"),
+        ("span_lanes", 1),
+        ("provenance", None),
+    ],
+)
+def test_values_that_mean_nothing(name: str, value: object) -> None:
+    """What no argument of that name can be is refused with that name, before anything is sent."""
+    with EntropyClient("localhost:1") as client, pytest.raises(InvalidRequestError, match=f"^{name} must be"):
+        client.get(32, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n", ["32", 32.0, None, b"2"])
+def test_sizes_that_are_no_numbers(n: object) -> None:
+    """A size that is no whole number is refused as one out of range is."""
+    with EntropyClient("localhost:1") as client:
+        with pytest.raises(InvalidRequestError, match=r"^n must be a whole number of bytes$"):
+            client.get(n)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError, match=r"^bytes_per_message must be a whole number of bytes$"):
+            client.stream(n)  # type: ignore[arg-type]
+
+
+def test_arguments_that_do_not_exist() -> None:
+    """An argument that there is not is a TypeError of the method that was called; the time-out is the client's."""
+    with EntropyClient("localhost:1") as client:
+        with pytest.raises(
+            TypeError, match=r"^get\(\) got an unexpected .* 'timeout_s'; it is an argument of the client"
+        ):
+            client.get(32, timeout_s=1)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match=r"^stream\(\) got an unexpected keyword argument 'least'$"):
+            client.stream(32, least="quantum")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("timeout", ["5", b"5", [5]])
+def test_time_out_that_is_no_number(timeout: object) -> None:
+    """A time-out that is no number is refused when the client is made."""
+    with pytest.raises(InvalidRequestError, match=r"^timeout_s must be"):
+        EntropyClient("localhost:1", timeout_s=timeout)  # type: ignore[arg-type]

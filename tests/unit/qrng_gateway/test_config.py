@@ -169,3 +169,24 @@ def test_whom_to_believe_is_not_guessed(given: str) -> None:
 def test_a_rate_is_a_positive_number(setting: str, given: str) -> None:
     """No rate switches a limit off by accident, or lets nothing through."""
     assert setting in mistakes_of(**{setting: given})
+
+
+def test_a_wait_for_fresh_bytes_that_ends_before_they_are_fresh_is_a_mistake() -> None:
+    """Fresh means captured after the tolerance of clocks: whoever waits no longer would only time out. 0 is off."""
+    assert "max_fresh_wait" in mistakes_of(clock_tolerance="60")
+    assert "max_fresh_wait" in mistakes_of(max_fresh_wait="5")
+    assert read(max_fresh_wait="5.1").max_fresh_wait == 5.1
+    assert read(max_fresh_wait="0", clock_tolerance="300").max_fresh_wait == 0
+    assert read(max_fresh_wait="0.1", clock_tolerance="0").max_fresh_wait == 0.1
+
+
+def test_an_entropy_of_which_no_chunk_makes_an_output_is_a_mistake() -> None:
+    """The largest chunk must make one output at least; a little more of it does."""
+    assert "entropy_per_byte" in mistakes_of(post_processing="sha256", entropy_per_byte="0.0003")
+    assert read(post_processing="sha256", entropy_per_byte="0.00031").entropy_per_byte == 0.00031
+
+
+def test_readiness_that_no_pool_can_reach_is_a_mistake() -> None:
+    """A gateway that could never be ready does not start."""
+    assert "ready_bytes" in mistakes_of(ready_bytes="10000001")
+    assert read(ready_bytes="10000000").ready_bytes == 10_000_000

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qrng_gateway.admission.access import Pass
 from qrng_gateway.admission.addresses import network_of
 from qrng_gateway.admission.audit import AuditLog
 from qrng_gateway.admission.guard import BURST, Guard
@@ -30,7 +31,7 @@ ANYBODY = Client("anybody")
 class Setting:
     """A desk before a pool, on a clock that stands still."""
 
-    def __init__(self, directory: Path, rate_limit: float = 100, log: bool = False) -> None:
+    def __init__(self, directory: Path, rate_limit: float = 100, log: bool = False, max_wait_s: float = 0) -> None:
         self.clock = ManualClock()
         self.pool = make_pool(self.clock)
         self.limiter = Limiter(directory, rate_limit=rate_limit, clock=self.clock)
@@ -43,7 +44,7 @@ class Setting:
             Dispenser(
                 self.pool,
                 least_class=SourceClass.SIMULATED,
-                max_wait_s=0,
+                max_wait_s=max_wait_s,
                 max_fresh_wait_s=0,
                 clock_tolerance_s=0,
                 clock=self.clock,
@@ -56,14 +57,14 @@ class Setting:
             clock=self.clock,
         )
 
-    def _current(self, client: Client) -> Client:
-        if client.client_id not in self.known:
+    def _current(self, passed: Pass) -> Pass:
+        if passed.client.client_id not in self.known:
             raise AuthenticationError("no")
-        return client
+        return passed
 
     def admitted(self, client: Client = ANYBODY, peer: str = PEER) -> Call:
         call = self.desk.open(METHOD, peer)
-        call.admit(lambda: client)
+        call.admit(lambda: Pass(client))
         return call
 
     def lines(self) -> list[dict[str, object]]:
@@ -71,11 +72,11 @@ class Setting:
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
 
-def refuse() -> Client:
+def refuse() -> Pass:
     raise AuthenticationError("no")
 
 
-def never() -> Client:
+def never() -> Pass:
     raise AssertionError("was looked at")
 
 
@@ -109,18 +110,19 @@ def test_behind_a_trusted_proxy_callers_are_told_apart(tmp_path: Path) -> None:
             setting.desk.open(METHOD, proxy).admit(refuse, "198.51.100.1")
     with pytest.raises(LimitError):
         setting.desk.open(METHOD, proxy).admit(never, "198.51.100.1")
-    setting.desk.open(METHOD, proxy).admit(lambda: ANYBODY, "198.51.100.2")
+    setting.desk.open(METHOD, proxy).admit(lambda: Pass(ANYBODY), "198.51.100.2")
 
 
 def test_a_method_that_is_not_the_clients_is_forbidden(tmp_path: Path) -> None:
-    """A good key opens what its record names, and costs no request where it does not."""
-    setting = Setting(tmp_path, rate_limit=1)
+    """A good key opens what its record names; what it does not costs a request too, so that nobody asks without end."""
+    setting = Setting(tmp_path, rate_limit=3)
     narrow = Client("narrow", methods=frozenset({"GET /api/random"}))
-    for _ in range(5):
+    for _ in range(2):
         with pytest.raises(ForbiddenError):
-            setting.desk.open(METHOD, PEER).admit(lambda: narrow)
-    call = setting.desk.open("GET /api/random", PEER)
-    call.admit(lambda: narrow)
+            setting.admitted(narrow)
+    setting.desk.open("GET /api/random", PEER).admit(lambda: Pass(narrow))
+    with pytest.raises(LimitError):
+        setting.admitted(narrow)
 
 
 async def test_a_claim_that_fails_costs_nothing(tmp_path: Path) -> None:
@@ -149,6 +151,65 @@ async def test_a_stream_ends_when_its_client_is_revoked(tmp_path: Path) -> None:
     with pytest.raises(AuthenticationError):
         await call.dispense_in_time(Demand(10), limit=1000, time_left_s=None)
     assert setting.pool.level == 90
+
+
+async def test_a_client_withdrawn_while_its_stream_is_paced_gets_nothing(tmp_path: Path) -> None:
+    """Who is not to be served any more after a stream's pause gets nothing then, and what was charged is given back."""
+    setting = Setting(tmp_path)
+    slow = Client("slow", limits=Limits(bytes_per_s=1_000_000, bytes_per_day=3_000_000))
+    setting.known.add("slow")
+    put(setting.pool, block(100, setting.clock))
+    call = setting.admitted(slow)
+    setting.limiter.pace(slow, 1 << 20)
+    setting.limiter.pace(slow, 10_000)
+    left = setting.limiter.remaining(slow).bytes_today
+    paced = asyncio.create_task(call.dispense_in_time(Demand(10), limit=1000, time_left_s=None))
+    await asyncio.sleep(0)
+    setting.known.discard("slow")
+    with pytest.raises(AuthenticationError):
+        await paced
+    assert setting.pool.level == 100
+    assert setting.limiter.remaining(slow).bytes_today == left
+
+
+@pytest.mark.parametrize("kind", ["stream", "claim"])
+async def test_whoever_is_withdrawn_waits_no_longer(tmp_path: Path, kind: str) -> None:
+    """A stream that is open, and a claim that waits, end as refused once their client is not served; others go on."""
+    setting = Setting(tmp_path, max_wait_s=60)
+    other = Client("other")
+    setting.known.add("other")
+
+    async def last(call: Call) -> int:
+        if kind == "claim":
+            return len((await call.dispense(Demand(10), limit=1000, time_left_s=None)).data)
+        with call.streaming():
+            return len((await call.dispense_in_time(Demand(10), limit=1000, time_left_s=None)).data)
+
+    ended, goes_on = (asyncio.create_task(last(setting.admitted(client))) for client in (ANYBODY, other))
+    await asyncio.sleep(0)
+    setting.desk.end_withdrawn()
+    setting.known.discard(ANYBODY.client_id)
+    setting.desk.end_withdrawn()
+    setting.desk.end_withdrawn()
+    with pytest.raises(AuthenticationError):
+        await ended
+    assert not ended.cancelling()
+    put(setting.pool, block(10, setting.clock))
+    assert await goes_on == 10
+    assert not setting.desk.lasting
+
+
+async def test_who_leaves_while_withdrawn_has_left(tmp_path: Path) -> None:
+    """A call that is cancelled from outside stays cancelled, though its client is withdrawn in the same moment."""
+    setting = Setting(tmp_path, max_wait_s=60)
+    call = setting.admitted()
+    waits = asyncio.create_task(call.dispense(Demand(10), limit=1000, time_left_s=None))
+    await asyncio.sleep(0)
+    setting.known.clear()
+    setting.desk.end_withdrawn()
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
 
 
 async def test_requests_on_a_stream_count_and_wait(tmp_path: Path) -> None:

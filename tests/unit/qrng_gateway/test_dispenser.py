@@ -7,6 +7,7 @@ import pytest
 from qrng_gateway.dispenser import DEADLINE_MARGIN_S, Demand, Dispenser
 from qrng_gateway.pool.lane import ChunkRange
 from qrng_gateway.pool.pool import Claimed, Pool
+from qrng_grpc.chunk import MAX_PROVENANCE_BYTES
 from qrng_grpc.client_keys import Client
 from qrng_grpc.errors import (
     DrainingError,
@@ -182,3 +183,21 @@ async def test_a_class_beyond_the_gateways_best_is_hopeless() -> None:
     hopeless = Demand(1, least_class=SourceClass.QUANTUM)
     with pytest.raises(WeakerSourceError):
         await dispenser(pool, OS, 30, ManualClock()).dispense(hopeless, ANYBODY, None)
+
+
+def test_more_than_a_day_holds_is_refused_by_its_name() -> None:
+    """A size beyond the whole quota of a day names the field; the quota itself passes."""
+    Demand(1000).check(10_000, 1000)
+    with pytest.raises(InvalidRequestError) as caught:
+        Demand(1001, "num_bytes").check(10_000, 1000)
+    assert caught.value.field == "num_bytes"
+
+
+def test_more_than_can_tell_where_it_came_from_is_refused_by_its_name() -> None:
+    """Provenance bounds the size; without it the same size passes."""
+    most = MAX_PROVENANCE_BYTES
+    Demand(most, include_provenance=True).check(1 << 20)
+    Demand(most + 1).check(1 << 20)
+    with pytest.raises(InvalidRequestError) as caught:
+        Demand(most + 1, include_provenance=True).check(1 << 20)
+    assert caught.value.field == "bytes_needed"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,8 @@ from qrng_grpc.client_keys import (
     digest_of,
     new_key,
     read_client_file,
+    revoke_in_unusable_file,
+    withdrawn_by,
 )
 from qrng_grpc.errors import ConfigError, StateError
 from qrng_grpc.labels import SourceClass
@@ -160,6 +163,74 @@ def test_every_mistake_comes_at_once(file: Path) -> None:
         "two records share the uri spiffe://qrng/client/sampler", "'klients'",
     ):  # fmt: skip
         assert part in found
+
+
+OTHER = {"id": "other", "keys": [{"sha256": "c" * 64}], "uri": "spiffe://qrng/client/other"}
+
+
+def left_by(file: Path, *entries: Any, **names: Any) -> dict[str, ClientRecord]:
+    """What is in force of BARE and OTHER when the file holds other `entries`."""
+    records = read(file, BARE, OTHER)
+    file.write_text(json.dumps({"clients": entries} | names))
+    return {record.client.client_id: record for record in withdrawn_by(file, records)}
+
+
+@pytest.mark.parametrize("other", [OTHER | {"wieght": 2}, OTHER | {"keys": []}, BARE, {}, "no record", None], ids=repr)
+@pytest.mark.parametrize("changes", [{}, {"wieght": 2}, {"keys": None}, {"revoked": "yes"}], ids=repr)
+def test_a_revoked_client_is_revoked_whatever_else_is_wrong(file: Path, other: Any, changes: dict[str, Any]) -> None:
+    """In its own record or another: who revokes in haste may err."""
+    left = left_by(file, BARE | {"revoked": True} | changes, other, unknown=1)
+    assert left["sampler"].revoked
+
+
+def test_ways_in_are_lost_and_none_gained_by_a_file_at_fault(file: Path) -> None:
+    """Keys, URI and time that a readable record does not have are lost; what is new counts for nothing."""
+    rotated = BARE | {"keys": [{"sha256": SHA, "not_after": "2027-01-01T00:00:00Z"}, {"sha256": "d" * 64}]}
+    moved = OTHER | {"keys": [{"sha256": "e" * 64}], "uri": "spiffe://qrng/client/moved", "weight": 9}
+    ending = moved | {"not_after": "2028-01-01T00:00:00Z"}
+    left = left_by(file, rotated | {"limits": {"streams": 9}}, ending, BARE | {"id": "new"}, {"id": "wrong"})
+    key = KeyDigest(bytes.fromhex(SHA), moment_ns("2027-01-01T00:00:00Z"))
+    assert left == {
+        "sampler": ClientRecord(Client("sampler"), (key,)),
+        "other": ClientRecord(Client("other", not_after_ns=moment_ns("2028-01-01T00:00:00Z"))),
+    }
+
+
+def test_a_client_that_is_gone_is_revoked_if_all_others_can_be_made_out(file: Path) -> None:
+    """As long as one id cannot be read, that record could be its own."""
+    wrong = OTHER | {"wieght": 2}
+    assert left_by(file, wrong)["sampler"].revoked
+    assert not left_by(file, wrong, {"keys": []})["sampler"].revoked
+
+
+@pytest.mark.parametrize("text", ["", "clients: []\nmore: 1\n", "clients: [", "clients: 1", "[]"])
+def test_a_file_that_is_no_list_of_clients_takes_nothing(file: Path, text: str) -> None:
+    """Half a file, or none, revokes nobody."""
+    records = read(file, BARE)
+    file.write_text(text)
+    assert withdrawn_by(file, records) == records
+
+
+def test_a_file_that_others_can_change_takes_nothing(file: Path) -> None:
+    """Nor would anybody else shut clients out."""
+    records = read(file, BARE)
+    file.write_text(json.dumps({"clients": [BARE | {"revoked": True}]}))
+    file.chmod(0o666)
+    assert withdrawn_by(file, records) == records
+    with pytest.raises(ConfigError):
+        revoke_in_unusable_file("sampler", file)
+
+
+def test_a_client_is_revoked_in_a_file_at_fault(file: Path) -> None:
+    """Its records say so afterwards, all else is as it was."""
+    wrong = OTHER | {"wieght": 2, "not_after": "2028-01-01T00:00:00Z"}
+    file.write_text(json.dumps({"clients": [BARE, wrong, 7, BARE], "more": 1}))
+    assert revoke_in_unusable_file("sampler", file)
+    revoked = BARE | {"revoked": True}
+    assert yaml.safe_load(file.read_text()) == {"clients": [revoked, wrong, 7, revoked], "more": 1}
+    assert not revoke_in_unusable_file("unknown", file)
+    file.write_text("clients: 5")
+    assert not revoke_in_unusable_file("sampler", file)
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o777])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qrng_grpc.files import refuse_foreign, replace_whole
+from qrng_grpc.errors import ConfigError
+from qrng_grpc.files import FIRST_RETRY_LOOKS, LAST_RETRY_LOOKS, Watched, refuse_foreign, replace_whole
 
 
 def test_a_file_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
@@ -48,3 +49,41 @@ def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
     """A file that is missing is told by the kind of error."""
     with pytest.raises(ValueError, match="FileNotFoundError"):
         refuse_foreign(tmp_path / "missing")
+
+
+def test_files_that_stay_unusable_are_seldom_read(tmp_path: Path) -> None:
+    """Once told they are tried again ever more seldom; a change is read as soon as it stands still, as is a reload."""
+    file, reads, told = tmp_path / "file", [], []
+
+    def read() -> str:
+        reads.append(file.read_text())
+        if reads[-1] != "good":
+            raise ConfigError(["not good"])
+        return reads[-1]
+
+    def looks(number: int) -> int:
+        """The number of reads that so many looks cost."""
+        before = len(reads)
+        for _ in range(number):
+            watched.look()
+        return len(reads) - before
+
+    file.write_text("good")
+    watched = Watched((file,), read, told.append)
+    file.write_text("bad")
+    assert looks(2) == 1
+    assert looks(FIRST_RETRY_LOOKS - 1) == 0
+    assert looks(1) == 1
+    assert looks(2 * FIRST_RETRY_LOOKS - 1) == 0
+    assert looks(1) == 1
+    looks(2 * LAST_RETRY_LOOKS)
+    assert looks(3 * LAST_RETRY_LOOKS) == 3
+    file.write_text("still bad")
+    assert looks(2) == 1
+    assert looks(FIRST_RETRY_LOOKS) == 1
+    assert told == [("not good",), ("not good",)]
+    watched.reload()
+    assert len(told) == 3
+    file.write_text("good")
+    assert looks(2) == 1
+    assert watched.mistakes == ()

@@ -15,12 +15,13 @@ from qrng_grpc.testing.clock import ManualClock
 
 KEYS = ("a-key-of-a-client-1", "a-key-of-a-client-2")
 URI = "spiffe://qrng/client/sampler"
+SHA = digest_of(KEYS[0]).hex()
 ACCESS = Access(KEYS)
 SAMPLER = Client("sampler", "the sampler", Limits(requests_per_s=5), weight=7)
 
 
 def with_metadata(metadata: list[tuple[str, str | bytes]] | None, access: Access = ACCESS) -> Client:
-    return access.identify(access.presented(metadata))
+    return access.identify(access.presented(metadata)).client
 
 
 def put(file: Path, *records: ClientRecord) -> None:
@@ -56,7 +57,7 @@ def refuses(access: Access, keys: list[str], uri: str | None = None) -> bool:
 )
 def test_one_right_key_opens(metadata: list[tuple[str, str | bytes]]) -> None:
     """A key is taken as `api-key` or as `authorization: Bearer`, and always names the same client."""
-    assert with_metadata(metadata) is ACCESS.identify([KEYS[1]])
+    assert with_metadata(metadata) is ACCESS.identify([KEYS[1]]).client
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def test_a_key_may_travel_under_another_name() -> None:
 
 def test_a_client_is_known_by_an_id_that_does_not_give_its_key_away() -> None:
     """Ids differ between keys, stay the same for one, and hold neither the key nor its digest."""
-    first, second = ACCESS.identify([KEYS[0]]).client_id, ACCESS.identify([KEYS[1]]).client_id
+    first, second = ACCESS.identify([KEYS[0]]).client.client_id, ACCESS.identify([KEYS[1]]).client.client_id
     assert first != second
-    assert first == Access(KEYS[:1]).identify([KEYS[0]]).client_id
+    assert first == Access(KEYS[:1]).identify([KEYS[0]]).client.client_id
     assert digest_of(KEYS[0]).hex()[:8] not in first
     assert KEYS[0] not in repr(vars(ACCESS))
     assert repr(digest_of(KEYS[0])) not in repr(vars(ACCESS))
@@ -115,8 +116,8 @@ def test_bearer_key_of_another_scheme_is_empty() -> None:
 def test_keys_of_settings_and_file_stand_side_by_side(file: Path) -> None:
     """A key of the file names the client of its record, one of the settings a client of its own."""
     access = Access(KEYS, file=file)
-    assert access.identify(["key-of-sampler"]) == SAMPLER
-    assert access.identify([KEYS[0]]).client_id.startswith("client-")
+    assert access.identify(["key-of-sampler"]).client == SAMPLER
+    assert access.identify([KEYS[0]]).client.client_id.startswith("client-")
     assert [client.client_id for client in access.clients()][2:] == ["sampler", "other"]
 
 
@@ -137,7 +138,7 @@ def test_a_key_in_both_places_is_a_mistake(tmp_path: Path) -> None:
 def test_a_certificate_names_its_client_by_uri(file: Path) -> None:
     """The URI of a record lets its client in without a key; any other URI, or none, lets nobody in."""
     access = Access(file=file)
-    assert access.identify([], URI) == SAMPLER
+    assert access.identify([], URI).client == SAMPLER
     assert refuses(access, [], URI + "x")
     assert refuses(access, [], None)
     assert refuses(access, [""], URI)
@@ -146,8 +147,8 @@ def test_a_certificate_names_its_client_by_uri(file: Path) -> None:
 def test_key_and_certificate_must_mean_the_same_client(file: Path) -> None:
     """A certificate without a URI leaves it to the key; with one, both name the same client or nobody comes in."""
     access = Access(KEYS, file=file)
-    assert access.identify(["key-of-sampler"], URI) == SAMPLER
-    assert access.identify(["key-of-sampler"], None) == SAMPLER
+    assert access.identify(["key-of-sampler"], URI).client == SAMPLER
+    assert access.identify(["key-of-sampler"], None).client == SAMPLER
     for key in ("key-of-other", KEYS[0], "unknown"):
         assert refuses(access, [key], URI)
     assert refuses(access, ["key-of-sampler"], "spiffe://qrng/client/unknown")
@@ -171,10 +172,10 @@ def test_the_clock_ends_keys_and_clients(tmp_path: Path) -> None:
     put(file, ClientRecord(sampler, keys, URI))
     access = Access(file=file, clock=clock)
     clock.advance(9e-9)
-    assert access.identify(["first"]) is access.identify(["second"])
+    assert access.identify(["first"]).client is access.identify(["second"]).client
     clock.advance(1e-9)
     assert refuses(access, ["first"])
-    assert access.identify(["second"], URI) == sampler
+    assert access.identify(["second"], URI).client == sampler
     clock.advance(10e-9)
     assert refuses(access, ["second"])
     assert refuses(access, [], URI)
@@ -214,8 +215,8 @@ def test_a_changed_file_counts_from_the_reload_on(file: Path) -> None:
     with capture_logs() as logs:
         assert access.reload()
     assert logs == [{"event": "client_keys_reloaded", "clients": 2, "log_level": "info"}]
-    assert access.identify(["key-of-sampler"]) == heavier
-    assert access.identify(["key-of-new"]).client_id == "new"
+    assert access.identify(["key-of-sampler"]).client == heavier
+    assert access.identify(["key-of-new"]).client.client_id == "new"
     assert refuses(access, ["key-of-other"])
     assert refuses(access, [], URI)
 
@@ -227,15 +228,40 @@ def test_a_stream_learns_what_became_of_its_client(tmp_path: Path) -> None:
     access = Access(KEYS, file=file, clock=clock)
     sampler, other, fixed = (access.identify([key]) for key in ("key-of-sampler", "key-of-other", KEYS[0]))
     assert access.current(sampler) is sampler
-    ending = ClientRecord(replace(SAMPLER, weight=9), (KeyDigest(digest_of("rotated"), clock.now_ns() + 10**9),))
-    put(file, ending, record(Client("other"), "key-of-other", revoked=True))
+    heavier = replace(SAMPLER, weight=9, not_after_ns=clock.now_ns() + 10**9)
+    put(file, record(heavier, "key-of-sampler"), record(Client("other"), "key-of-other", revoked=True))
     access.reload()
-    assert access.current(sampler).weight == 9
+    assert access.current(sampler).client.weight == 9
     assert access.current(fixed) == fixed
     clock.advance(1)
-    for client in (sampler, other):
+    for passed in (sampler, other):
         with pytest.raises(AuthenticationError):
-            access.current(client)
+            access.current(passed)
+
+
+@pytest.mark.parametrize("end", ["rotated", "ended", "uri", "given away"])
+def test_a_stream_ends_with_the_key_that_opened_it(tmp_path: Path, end: str) -> None:
+    """What one key or certificate opened ends with it, though its client still comes in by another key."""
+    clock, file = ManualClock(), tmp_path / "clients.yaml"
+    other_key = KeyDigest(digest_of("other-key"))
+    leaked = KeyDigest(digest_of("leaked-key"), clock.now_ns() + 10**9)
+    put(file, ClientRecord(SAMPLER, (leaked, other_key), URI))
+    access = Access(file=file, clock=clock)
+    passes = [access.identify(["leaked-key"]), access.identify(["leaked-key"], URI)]
+    if end == "rotated":
+        put(file, ClientRecord(SAMPLER, (other_key,), URI))
+    if end == "ended":
+        clock.advance(1)
+    if end == "uri":
+        passes = [access.identify([], URI), access.identify(["leaked-key"], URI)]
+        put(file, ClientRecord(SAMPLER, (leaked, other_key), URI + "-2"))
+    if end == "given away":
+        put(file, ClientRecord(SAMPLER, (other_key,), URI), ClientRecord(Client("other"), (leaked,)))
+    access.reload()
+    for passed in passes:
+        with pytest.raises(AuthenticationError):
+            access.current(passed)
+    assert access.current(access.identify(["other-key"])).client == SAMPLER
 
 
 def test_a_look_takes_a_change_that_stands_still(file: Path) -> None:
@@ -245,7 +271,7 @@ def test_a_look_takes_a_change_that_stands_still(file: Path) -> None:
     assert not access.look()
     assert refuses(access, ["key-of-new"])
     assert access.look()
-    assert access.identify(["key-of-new"]).client_id == "new"
+    assert access.identify(["key-of-new"]).client.client_id == "new"
 
 
 @pytest.mark.parametrize("fault", ["gone", "unreadable", "broken", "emptied", "writable", "mixed up"])
@@ -263,13 +289,13 @@ def test_an_unusable_file_leaves_the_old_keys_in_force(file: Path, fault: str) -
     if fault == "writable":
         file.chmod(0o666)
     if fault == "mixed up":
-        put(file, record(SAMPLER, KEYS[0]))
+        put(file, record(SAMPLER, "key-of-sampler", KEYS[0], uri=URI), record(Client("other"), "key-of-other"))
     with capture_logs() as logs:
         for _ in range(4):
             assert not access.look()
     assert [log["event"] for log in logs] == ["client_keys_not_reloaded"]
     assert logs[0]["log_level"] == "error"
-    assert access.identify(["key-of-sampler"]) == SAMPLER
+    assert access.identify(["key-of-sampler"]).client == SAMPLER
     assert access.mistakes
     assert "the file of client keys cannot be used" in next(access.warnings())
     if fault == "unreadable":
@@ -279,6 +305,41 @@ def test_an_unusable_file_leaves_the_old_keys_in_force(file: Path, fault: str) -
     assert not access.reload()
     assert access.mistakes == ()
     assert list(access.warnings()) == []
+
+
+@pytest.mark.parametrize("fault", ["wieght: 2", "unknown", "mixed up"])
+def test_a_revocation_counts_whatever_else_is_wrong_in_the_file(file: Path, fault: str) -> None:
+    """Who is revoked comes in no longer, the others and their limits stay; once it is mended all of it counts."""
+    access, good = Access(KEYS, file=file), file.read_text()
+    sampler, other = access.identify(["key-of-sampler"]), access.identify(["key-of-other"])
+    put(
+        file,
+        record(SAMPLER, "key-of-sampler", uri=URI, revoked=True),
+        record(Client("other", weight=9), "key-of-other"),
+    )
+    mended = file.read_text()
+    wrong = {
+        "wieght: 2": "  wieght: 2\n",
+        "unknown": "more: 1\n",
+        "mixed up": f"- id: x\n  keys: [{{sha256: {SHA}}}]\n",
+    }
+    file.write_text(mended + wrong[fault])
+    with capture_logs() as logs:
+        assert access.reload()
+        assert not access.look()
+    assert [log["event"] for log in logs] == ["client_keys_not_reloaded", "client_keys_withdrawn"]
+    assert logs[1]["client_ids"] == ["sampler"]
+    assert refuses(access, ["key-of-sampler"])
+    assert refuses(access, [], URI)
+    with pytest.raises(AuthenticationError):
+        access.current(sampler)
+    assert access.current(other).client.weight == 1
+    file.write_text(mended)
+    assert access.reload()
+    assert access.current(other).client.weight == 9
+    file.write_text(good)
+    assert access.reload()
+    assert access.current(sampler).client == SAMPLER
 
 
 def test_an_unusable_file_refuses_to_start(tmp_path: Path) -> None:

@@ -88,8 +88,9 @@ def test_putting_back_undoes_taking(per_s: int, steps: list[tuple[int, int]], n:
         bucket.now_ns += pause_ns
         bucket.take(size)
     rate, now_ns = bucket.rate, bucket.now_ns
-    back = rate.before(rate.after(bucket.full_at_ns, now_ns, n), n)
+    after_ns = rate.after(bucket.full_at_ns, now_ns, n)
     now_ns += later_ns
+    back = rate.before(after_ns, now_ns, n, after_ns)
     for size in (1, n):
         assert rate.after(back, now_ns, size) == rate.after(bucket.full_at_ns, now_ns, size)
 
@@ -98,15 +99,15 @@ def test_putting_back_undoes_taking(per_s: int, steps: list[tuple[int, int]], n:
 def test_what_was_not_put_back_stays_below_the_rate(per_s: int, steps: list[tuple[int, int, bool]]) -> None:
     """Takings less what is put back are at most burst + rate * t from the beginning, whenever it is put back."""
     bucket, net = Bucket(Rate.of_bytes(per_s, LARGEST)), 0
-    owed: list[int] = []
+    owed: list[tuple[int, int]] = []
     for pause_ns, n, puts_back in steps:
         bucket.now_ns += pause_ns
         if puts_back and owed:
-            size = owed.pop()
-            bucket.full_at_ns = bucket.rate.before(bucket.full_at_ns, size)
+            size, after_ns = owed.pop()
+            bucket.full_at_ns = bucket.rate.before(bucket.full_at_ns, bucket.now_ns, size, after_ns)
             net -= size
         elif bucket.take(n):
-            owed.append(n)
+            owed.append((n, bucket.full_at_ns))
             net += n
         assert net <= max(per_s, LARGEST) + per_s * bucket.now_ns / NS_PER_S * (1 + 1e-12) + 1e-9
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -326,3 +326,115 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, clock: ManualClock) -> No
     for n in range(100):
         limiter.admit(client(f"d-{n}"), f"203.0.113.{n}")
     assert len(limiter) == 16
+
+
+def test_claims_that_were_charged_long_ago_bank_no_burst(limiter: Limiter, clock: ManualClock) -> None:
+    """Bytes charged over a minute, and given back at once, pass as one bucket: time gave them back already."""
+    who = client(bytes_per_s=MIB)
+    pending = []
+    for _ in range(60):
+        pending.append(limiter.charge(who, MIB))
+        clock.advance(1)
+    taken = 0
+    for charge in reversed(pending):
+        limiter.refund(who, charge)
+        with suppress(LimitError):
+            limiter.charge(who, MIB)
+            taken += 1
+    assert taken == 1
+
+
+def test_a_charge_before_there_was_a_rate_gives_nothing_back(limiter: Limiter) -> None:
+    """A refund puts nothing into a bucket from which it was not taken."""
+    without = client(bytes_per_day=10 * MIB)
+    charge = limiter.charge(without, MIB)
+    limited = client(bytes_per_s=MIB, bytes_per_day=10 * MIB)
+    limiter.charge(limited, MIB)
+    limiter.refund(limited, charge)
+    with pytest.raises(LimitError, match="bytes a second"):
+        limiter.charge(limited, 1)
+
+
+def test_requests_of_streams_take_turns(tmp_path: Path, clock: ManualClock) -> None:
+    """Each is charged at once, waits for one token more than the one before, and leaves the address alone."""
+    limiter = Limiter(tmp_path, rate_limit=10, address_rate_limit=1000, clock=clock)
+    who = client()
+    assert admitted(limiter, who) == 10
+    assert [limiter.pace_request(who).wait_s for _ in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert told_s(refusal(limiter, who)) == pytest.approx(0.6)
+    assert limiter.remaining(who).requests == 0
+    clock.advance(0.5)
+    assert refusal(limiter, who) is not None
+    clock.advance(0.1)
+    assert admitted(limiter, who) == 1
+    assert admitted(limiter, client("other", requests_per_s=2000)) == 1000 - 1
+
+
+def test_a_request_that_waited_and_left_is_given_back(tmp_path: Path, clock: ManualClock) -> None:
+    """Streams that end while they wait leave no debt, and those that end late save no burst up."""
+    limiter = Limiter(tmp_path, rate_limit=10, address_rate_limit=1000, clock=clock)
+    who = client()
+    admitted(limiter, who)
+    waiting = [limiter.pace_request(who) for _ in range(500)]
+    for charge in waiting:
+        limiter.refund_request(who, charge)
+    assert limiter.pace_request(who).wait_s == pytest.approx(0.1)
+    clock.advance(1000)
+    early = limiter.pace_request(who)
+    clock.advance(1)
+    assert admitted(limiter, who) == 10
+    limiter.refund_request(who, early)
+    assert admitted(limiter, who) == 0
+
+
+def test_streams_queue_for_a_token_of_their_address(tmp_path: Path, clock: ManualClock) -> None:
+    """Those who wait for an address come one after the other, and owe it nothing; the queue is bounded in time."""
+    limiter = Limiter(tmp_path, rate_limit=1000, address_rate_limit=10, max_names=4, clock=clock)
+    assert [limiter.turn_s(HERE) for _ in range(10)] == [0.0] * 10
+    waits = [limiter.turn_s(HERE) for _ in range(100)]
+    assert waits[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert max(waits) == pytest.approx(1.1)
+    clock.advance(0.1)
+    assert limiter.turn_s(HERE) == 0.0
+    clock.advance(1)
+    assert admitted(limiter, client()) == 10
+    for n in range(100):
+        while not limiter.turn_s(f"203.0.113.{n}"):
+            pass
+    assert len(limiter) <= 12
+
+
+def test_streams_of_a_client_whose_record_names_none_are_limited(tmp_path: Path) -> None:
+    """What the gateway allows each client stands, unless its record says more or less."""
+    limiter = Limiter(tmp_path, rate_limit=100, streams=2)
+    with limiter.stream(client()), limiter.stream(client()):
+        with pytest.raises(LimitError, match="streams"), limiter.stream(client()):
+            pass
+        with limiter.stream(client(streams=3)):
+            pass
+        with limiter.stream(client("other")):
+            pass
+
+
+def test_the_least_recently_used_are_forgotten_first(tmp_path: Path, clock: ManualClock) -> None:
+    """Where no bucket is full, the name that was used longest ago goes: a client and an address alike."""
+    limiter = Limiter(tmp_path, rate_limit=2, address_rate_limit=2, max_names=2, clock=clock)
+    one, two, three = client("one"), client("two"), client("three")
+    for who, address in ((one, "192.0.2.1"), (two, "192.0.2.2")):
+        limiter.admit(who, address)
+    limiter.admit(one, "192.0.2.1")
+    limiter.admit(three, "192.0.2.3")
+    assert refusal(limiter, one, "192.0.2.9") is not None
+    assert refusal(limiter, client("four"), "192.0.2.1") is not None
+
+
+def test_whatever_is_asked_of_a_client_counts_as_use(tmp_path: Path, clock: ManualClock) -> None:
+    """A client that was looked at last is not the least recently used, even if it came first."""
+    limiter = Limiter(tmp_path, rate_limit=1, max_names=2, clock=clock)
+    one = client("one", bytes_per_s=1)
+    limiter.charge(one, MIB)
+    limiter.admit(client("two"), "192.0.2.2")
+    limiter.remaining(one)
+    limiter.admit(client("three"), "192.0.2.3")
+    with pytest.raises(LimitError):
+        limiter.charge(one, 1)

@@ -36,7 +36,7 @@ from qrng_grpc.labels import Condition, Processing, SourceClass
 from tests.unit.qrng_gateway.blocks import ANY, CAPACITY, block, put
 from tests.unit.qrng_gateway.observation.test_status import RECORD, Setting
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 UNARY = "qrng.v1.EntropyService/GetEntropy"
 
 
