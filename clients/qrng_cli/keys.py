@@ -35,6 +35,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _PIPE_COLUMNS = 300
 """How wide a listing is where nobody looks."""
+_COLUMNS_BESIDE_ID = 66
+"""What the other columns of a listing need at least."""
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
 
@@ -225,8 +227,8 @@ def revoke(client_id: str, path: Path) -> None:
       qrng keys revoke lab-sampler --file clients.yaml
 
     Its record stays, so that its id is not given to another. To replace a key that has leaked and keep the client:
-    qrng keys rotate ID --overlap 0s. Other mistakes in the file are told and stay in it; they are in the way only where
-    it cannot be read at all.
+    qrng keys rotate ID --file FILE --overlap 0s. Other mistakes in the file are told and stay in it; they are in the
+    way only where it cannot be read at all.
     """
     mistakes = _revoke(client_id, path)
     click.echo(f"client {client_id} is revoked", err=True)
@@ -336,8 +338,9 @@ def _print_table(facts: list[dict[str, Any]]) -> None:
     for one in facts:
         table.add_row(*(escape(cell) for cell in _row(one)))
     # Who reads a pipe wants lines as they are; a person sees them folded to the window, but for the ids.
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-    console.print(table, crop=False)
+    longest_id = max((len(one["id"]) for one in facts), default=0)
+    width = max(Console().width, longest_id + _COLUMNS_BESIDE_ID) if sys.stdout.isatty() else _PIPE_COLUMNS
+    Console(width=width).print(table)
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:

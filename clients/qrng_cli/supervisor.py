@@ -142,11 +142,14 @@ async def _last_run_ended(state_dirs: tuple[Path, ...]) -> None:
 
 
 def _refuse_taken(plan: Plan) -> None:
-    """Refuse addresses that other programs listen at. Raises QrngError that names the setting to change."""
-    for name, address in plan.listen_addresses.items():
-        host, port = host_and_port(address)
-        if _is_taken(host, port):
-            raise QrngError(f"{address} is in use by another program; set {name} to another address")
+    """Refuse addresses that other programs listen at. Raises QrngError that names each setting to change."""
+    taken = [
+        f"{address} is in use by another program; set {name} to another address"
+        for name, address in plan.listen_addresses.items()
+        if _is_taken(*host_and_port(address))
+    ]
+    if taken:
+        raise QrngError("\n  ".join(taken))
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -7,7 +7,7 @@
         entropy.data, entropy.source_class
 
 `AsyncEntropyClient` is the same for asyncio. A call returns exactly the bytes asked for, with honest
-labels, or raises one of the errors of `qrng_grpc.errors`. Nothing is ever made up for missing bytes.
+labels, or raises one of the errors below, each a `QrngError`. Nothing is ever made up for missing bytes.
 """
 
 from qrng_client.access import ClientClosedError
@@ -17,20 +17,44 @@ from qrng_client.entropy import BadReplyError, ChunkRange, Entropy
 from qrng_client.requests import Wanted
 from qrng_client.status import GatewayStatus
 from qrng_client.sync import EntropyClient
+from qrng_grpc.errors import (
+    AuthenticationError,
+    ConfigError,
+    DrainingError,
+    ForbiddenError,
+    InvalidRequestError,
+    LimitError,
+    PoolShortError,
+    QrngError,
+    ServerUnreachableError,
+    UnsupportedError,
+    WeakerSourceError,
+)
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
 
 __all__ = [
     "Allowance",
     "AsyncEntropyClient",
+    "AuthenticationError",
     "BadReplyError",
     "ChunkRange",
     "ClientClosedError",
+    "ConfigError",
     "Custody",
+    "DrainingError",
     "Entropy",
     "EntropyClient",
+    "ForbiddenError",
     "GatewayStatus",
     "HealthVerdict",
+    "InvalidRequestError",
+    "LimitError",
+    "PoolShortError",
     "Processing",
+    "QrngError",
+    "ServerUnreachableError",
     "SourceClass",
+    "UnsupportedError",
     "Wanted",
+    "WeakerSourceError",
 ]

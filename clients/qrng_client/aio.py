@@ -14,7 +14,7 @@ from qrng_client.allowance import Allowance, read_allowance
 from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
 from qrng_client.failures import error_of_call
 from qrng_client.requests import MAX_REQUEST_BYTES, Patience, RequestBook, Subscription, Wanted, Wish
-from qrng_client.settings import client_settings
+from qrng_client.settings import client_settings, endpoint_of
 from qrng_client.status import GatewayStatus, read_status
 from qrng_grpc.channel import Endpoint, open_async_channel
 from qrng_grpc.errors import QrngError, ServerUnreachableError
@@ -50,9 +50,9 @@ class AsyncEntropyClient:
         timeout_s: float | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         tls: bool = False,
-        ca_file: Path | None = None,
-        cert_file: Path | None = None,
-        key_file: Path | None = None,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
         allow_plaintext_beyond_loopback: bool = False,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
@@ -62,11 +62,10 @@ class AsyncEntropyClient:
         self._allowance: Allowance | None = None
         self._address = address if channel is None else "a given channel"
         self._owned: grpc.aio.Channel | None = None
+        self._endpoint: Endpoint | None = None
         if channel is None:
-            endpoint = Endpoint(
-                address, tls, ca_file, allow_plaintext_beyond_loopback, cert_file=cert_file, key_file=key_file
-            )
-            channel = self._owned = open_async_channel(endpoint)
+            self._endpoint = endpoint_of(address, tls, ca_file, cert_file, key_file, allow_plaintext_beyond_loopback)
+            channel = self._owned = open_async_channel(self._endpoint)
         self._stub = entropy_pb2_grpc.EntropyServiceStub(channel)
 
     @classmethod
@@ -75,9 +74,9 @@ class AsyncEntropyClient:
         environ: Mapping[str, str],
         *,
         tls: bool = False,
-        ca_file: Path | None = None,
-        cert_file: Path | None = None,
-        key_file: Path | None = None,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
         allow_plaintext_beyond_loopback: bool = False,
     ) -> Self:
         """Make a client from `QR_GRPC_SERVER_ADDRESS`, `QR_GRPC_API_KEY` and `QR_GRPC_TIMEOUT_MS`."""
@@ -126,7 +125,7 @@ class AsyncEntropyClient:
         WeakerSourceError, DrainingError, ServerUnreachableError or BadReplyError. Their `retry_after_s` says when to
         come back, where the gateway knows: for a LimitError the first moment at which the same call may succeed.
         """
-        wish = Wish(**wanted)
+        wish = Wish.of(wanted, "get")
         requests = self._requests.gets(n, wish)
         return join([await self._get(request, wish) for request in requests])
 
@@ -141,7 +140,7 @@ class AsyncEntropyClient:
         The gateway claims bytes as they are read. Closing the iterator, or cancelling, ends the call; what
         the transport had buffered by then is lost. Raises as `get`; bytes received before stay good.
         """
-        return self._messages(self._requests.subscription(bytes_per_message, total, Wish(**wanted)))
+        return self._messages(self._requests.subscription(bytes_per_message, total, Wish.of(wanted, "stream")))
 
     async def status(self) -> GatewayStatus:
         """Return what the gateway says of its pool, collectors and bytes. Raises as `get`."""
@@ -202,7 +201,7 @@ class AsyncEntropyClient:
 
     def _error(self, error: grpc.aio.AioRpcError) -> QrngError:
         self._note(error.trailing_metadata())
-        return error_of_call(error.code(), error.trailing_metadata())
+        return error_of_call(error.code(), error.trailing_metadata(), self._endpoint)
 
     def _note(self, trailers: Iterable[tuple[str, str | bytes]] | None) -> None:
         self._allowance = read_allowance(trailers) or self._allowance

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import grpc
 
+from qrng_grpc.channel import Endpoint
 from qrng_grpc.error_details import error_from_trailers
 from qrng_grpc.errors import (
     AuthenticationError,
@@ -26,6 +27,8 @@ from qrng_grpc.errors import (
 from qrng_grpc.v1 import entropy_pb2
 
 _Code = grpc.StatusCode
+_MINUTE_S = 60
+_HOUR_S = 3600
 
 _BY_CODE: dict[_Code, tuple[type[QrngError], str]] = {
     _Code.INVALID_ARGUMENT: (InvalidRequestError, "the server refused a size or another field of the request"),
@@ -37,6 +40,10 @@ _BY_CODE: dict[_Code, tuple[type[QrngError], str]] = {
     _Code.UNAVAILABLE: (ServerUnreachableError, "the server could not be reached"),
     _Code.DEADLINE_EXCEEDED: (ServerUnreachableError, "the server did not answer in time"),
 }
+_FIELD_BY_CODE = {
+    _Code.INVALID_ARGUMENT: "the server refused the field {} of the request, out of range or nothing it can serve",
+    _Code.UNIMPLEMENTED: "the server does not support what the request has in its field {}",
+}
 _BY_REASON = {
     "POOL_SHORT": "the pool did not hold enough bytes in time",
     "DRAINING": "the server is ending; reconnect",
@@ -46,20 +53,44 @@ _REQUESTS = (entropy_pb2.GetEntropyRequest, entropy_pb2.SubscribeEntropyRequest,
 _FIELDS = {field.name for request in _REQUESTS for field in request.DESCRIPTOR.fields}
 
 
-def error_of_call(code: grpc.StatusCode, trailers: Iterable[tuple[str, str | bytes]] | None) -> QrngError:
-    """Return the error that stands for a call that ended with `code`."""
+def error_of_call(
+    code: grpc.StatusCode,
+    trailers: Iterable[tuple[str, str | bytes]] | None,
+    endpoint: Endpoint | None = None,
+) -> QrngError:
+    """Return the error that stands for a call that ended with `code`, to `endpoint` where that is known."""
     cls, text = _BY_CODE.get(code, (QrngError, "the call failed"))
     told = error_from_trailers(trailers or (), "")
     if told is None:
-        return cls(f"{text} ({code.name})")
+        return cls(f"{text} ({code.name}){_where(code, endpoint)}")
     text = _BY_REASON.get(told.reason, text)
     field = told.field if told.field in _FIELDS else None
-    at = f": {field}" if field else ""
-    return type(told)(
-        f"{text}{at} ({code.name}){_when(told.retry_after_s)}", retry_after_s=told.retry_after_s, field=field
-    )
+    if field:
+        text = _FIELD_BY_CODE[code].format(field) if code in _FIELD_BY_CODE else f"{text}: {field}"
+    return type(told)(f"{text} ({code.name}){_when(told.retry_after_s)}", retry_after_s=told.retry_after_s, field=field)
+
+
+def _where(code: grpc.StatusCode, endpoint: Endpoint | None) -> str:
+    """Say where no answer came from, and what else than a server that is down could be the reason."""
+    if endpoint is None or code not in (_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED):
+        return ""
+    if code is _Code.DEADLINE_EXCEEDED:
+        return f": {endpoint.address}"
+    if endpoint.encrypted:
+        hint = "tried with TLS: the server may have none, or a certificate of another authority or for another host"
+    else:
+        hint = "tried without TLS: a server with TLS needs tls or ca_file (--tls, --ca-file)"
+    return f": {endpoint.address}, {hint}"
 
 
 def _when(retry_after_s: float | None) -> str:
     """Say when to come back, rounded up, since sooner would be in vain."""
-    return "" if retry_after_s is None else f"; try again in {math.ceil(retry_after_s * 10) / 10:.1f} s"
+    return "" if retry_after_s is None else f"; try again in {_in_words(retry_after_s)}"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds <= 2 * _MINUTE_S:
+        return f"{math.ceil(seconds * 10) / 10:.1f} s"
+    if seconds <= 2 * _HOUR_S:
+        return f"{math.ceil(seconds / _MINUTE_S)} minutes"
+    return f"{math.ceil(seconds / _HOUR_S * 10) / 10:.1f} hours"

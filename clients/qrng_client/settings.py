@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import Field, SecretStr
 
+from qrng_grpc.channel import Endpoint
 from qrng_grpc.config import Settings, load
+from qrng_grpc.errors import ConfigError
 
 ENV_PREFIX = "QR_"
 
@@ -35,3 +38,33 @@ def client_settings(environ: Mapping[str, str]) -> ClientSettings:
     names = {ENV_PREFIX + name.upper() for name in ClientSettings.model_fields}
     ours = {name: value for name, value in environ.items() if name.upper() in names}
     return load(ClientSettings, prefix=ENV_PREFIX, environ=ours)
+
+
+def endpoint_of(
+    address: str,
+    tls: bool,
+    ca_file: Path | str | None,
+    cert_file: Path | str | None,
+    key_file: Path | str | None,
+    allow_plaintext_beyond_loopback: bool,
+) -> Endpoint:
+    """Return where a client's arguments lead. Raises ConfigError for an address that is no text, or a file no path."""
+    if not isinstance(address, str):
+        raise ConfigError(["server address: expected text, HOST:PORT"])
+    return Endpoint(
+        address,
+        tls,
+        _path("CA file", ca_file),
+        allow_plaintext_beyond_loopback,
+        cert_file=_path("certificate file", cert_file),
+        key_file=_path("key file", key_file),
+    )
+
+
+def _path(name: str, file: Path | str | None) -> Path | None:
+    if file is None:
+        return None
+    try:
+        return Path(file)
+    except TypeError:
+        raise ConfigError([f"{name}: expected a path"]) from None

@@ -327,7 +327,7 @@ async def test_what_is_left_and_what_may_not_be(shell: Shell, tmp_path: Path) ->
     assert re.search(r"left +[\d,]+ requests at once, 600 bytes today", table.out.decode())
     assert parsed["allowance"]["bytes_today"] == 600
     assert (over.code, forbidden.code) == (3, 4)
-    assert re.search(r"; try again in \d+\.\d s$", over.err.strip())
+    assert re.search(r"; try again in \d+(\.\d)? (s|minutes|hours)$", over.err.strip())
 
 
 async def test_status_tells_where_bytes_went(shell: Shell) -> None:

@@ -261,6 +261,19 @@ async def test_port_in_use(place: Place, listener: str) -> None:
     assert listener in up.text
 
 
+async def test_ports_in_use(place: Place) -> None:
+    """Whoever has to choose other ports is told all that are taken, not one at each start."""
+    with ExitStack() as held:
+        for listener in LISTENERS:
+            host, _, port = place.environ[listener].rpartition(":")
+            taken = held.enter_context(socket.socket())
+            taken.bind((host, int(port)))
+            taken.listen()
+        async with starting(place) as up:
+            assert await up.end() == 1
+    assert all(f"set {listener} to another" in up.text for listener in LISTENERS)
+
+
 async def test_open_demo_file(place: Place) -> None:
     """Keys that others could have read are not used."""
     place.demo_file.parent.mkdir(mode=0o700)
