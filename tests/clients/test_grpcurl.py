@@ -318,12 +318,11 @@ async def test_weaker_sources_are_never_passed_off_as_better(stock: Stock, metho
     assert stock.served_bytes == 0
 
 
-@pytest.mark.parametrize("field", ["fresh", "include_provenance"])
-async def test_fields_of_later_versions_are_refused(stock: Stock, field: str) -> None:
-    """A field that this gateway does not support yet is UNIMPLEMENTED, never ignored."""
-    answered = await call(stock, GET, {"bytes_needed": 32, field: True})
-    assert (answered.code, answered.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
-    assert stock.served_bytes == 0
+async def test_where_bytes_came_from_is_told_to_who_asks(stock: Stock) -> None:
+    """With include_provenance a reply names the ranges of chunks that it holds; without, none."""
+    told = await call(stock, GET, {"bytes_needed": 32, "include_provenance": True})
+    assert sum(int(one["sizeBytes"]) for one in told.replies[0]["provenance"]) == 32
+    assert "provenance" not in (await call(stock, GET, {"bytes_needed": 32})).replies[0]
 
 
 async def test_streams_beyond_the_bound_are_exhausted() -> None:

@@ -9,6 +9,7 @@ import { all, entropy, errorInfo, key, qrEntropy, quantumRng, unary } from './ga
 const INT64_MIN = '-9223372036854775808';
 const INT64_MAX = '9223372036854775807';
 const LABELS = {
+  provenance: [],
   device_id: 'test-device',
   source_class: 'SOURCE_CLASS_OPERATING_SYSTEM',
   processing: 'PROCESSING_NONE',
@@ -116,7 +117,7 @@ test('every error of a request says in its trailers what it is', async () => {
     [{ bytes_needed: (1 << 20) + 1 }, key(), status.INVALID_ARGUMENT, 'INVALID_ARGUMENT'],
     [{ bytes_needed: 32 }, key('not-the-right-key-at-all'), status.UNAUTHENTICATED, 'INVALID_KEY'],
     [{ bytes_needed: 32, least_class: 'SOURCE_CLASS_QUANTUM' }, key(), status.FAILED_PRECONDITION, 'WEAKER_SOURCE'],
-    [{ bytes_needed: 32, fresh: true }, key(), status.UNIMPLEMENTED, 'UNSUPPORTED'],
+    [{ bytes_needed: 32, processing: 'PROCESSING_SHA256' }, key(), status.INVALID_ARGUMENT, 'INVALID_ARGUMENT'],
   ];
   for (const [request, metadata, code, reason] of refusals) {
     const isAsTold = (error) => {
