@@ -321,7 +321,7 @@ async def test_weaker_sources_are_never_passed_off_as_better(stock: Stock, metho
 async def test_where_bytes_came_from_is_told_to_who_asks(stock: Stock) -> None:
     """With include_provenance a reply names the ranges of chunks that it holds; without, none."""
     told = await call(stock, GET, {"bytes_needed": 32, "include_provenance": True})
-    assert sum(int(one["sizeBytes"]) for one in told.replies[0]["provenance"]) == 32
+    assert sum(int(one["size_bytes"]) for one in told.replies[0]["provenance"]) == 32
     assert "provenance" not in (await call(stock, GET, {"bytes_needed": 32})).replies[0]
 
 
