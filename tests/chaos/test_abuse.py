@@ -94,7 +94,7 @@ async def hpack_bombs(siege: Siege) -> None:
         async with siege.client() as client:
             await fire(
                 client, (hpack_bomb(s, "x-bomb", value, times) for s in odd(16))
-            )  # each takes some 1.5 MB until it is reset
+            )  # each takes megabytes until it is reset
             await client.answered()
 
 
