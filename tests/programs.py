@@ -25,9 +25,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ CHUNK_BYTES = 1024
 _OURS = (gateway_config.ENV_PREFIX, collector_config.ENV_PREFIX, "QR_")
 _PORTS = range(20_000, 32_000)
 """Below those the system gives away by itself, so that a port is still free when its program returns."""
+_SHARES = 8
+"""Test workers that may run side by side, each with ports of its own."""
+
+
+def _ports() -> Iterator[int]:
+    """Yield the ports of this test worker, from a random one on, and all others before one comes again."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
+    ours = _PORTS[worker::_SHARES]
+    start = secrets.randbelow(len(ours))
+    return cycle([*ours[start:], *ours[:start]])
+
+
+_next_ports = _ports()
 
 
 class Program:
@@ -130,15 +144,15 @@ async def running(*arguments: str, environ: Mapping[str, str]) -> AsyncIterator[
 
 
 def free_address() -> str:
-    """Return a loopback address nobody listens at."""
-    while True:
-        port = secrets.choice(_PORTS)
+    """Return a loopback address nobody listens at, and which was given to nobody else here lately."""
+    for port in _next_ports:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return f"127.0.0.1:{port}"
+    raise AssertionError("the ports never end")
 
 
 @dataclass(eq=False)
