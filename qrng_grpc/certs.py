@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qrng_grpc.errors import StateError
+from qrng_grpc.files import appearing_whole
 
 AUTHORITY_DAYS = 3650
 """How long an authority is valid by default."""
@@ -230,22 +230,14 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _write(path: Path, content: bytes, mode: int, *, force: bool) -> None:
     """Write `path` so that it appears complete, with `mode` from its first moment, or stays as it was."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    newborn = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with appearing_whole(path, Path.replace if force else _place_anew) as file:
             file.write(content)
-            file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        if force:
-            newborn.replace(path)
-        else:
-            path.hardlink_to(newborn)  # unlike a rename, refuses when someone else was quicker
-            newborn.unlink()
     except FileExistsError:
-        newborn.unlink()
         raise StateError(f"{path} exists; it was left as it is") from None
-    except BaseException:  # whatever ends the writing, half a file must not stay
-        newborn.unlink(missing_ok=True)
-        raise
+
+
+def _place_anew(newborn: Path, path: Path) -> None:
+    path.hardlink_to(newborn)  # unlike a rename, refuses when someone else was quicker
+    newborn.unlink()

@@ -36,22 +36,22 @@ import hashlib
 import os
 import re
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from qrng_grpc.chunk import checked_id
-from qrng_grpc.config import describe_mistake, read_yaml, yaml_readings
-from qrng_grpc.errors import ConfigError, StateError
+from qrng_grpc.errors import StateError
 from qrng_grpc.files import refuse_foreign, replace_whole
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.moments import Moment, rfc_3339
+from qrng_grpc.record_files import Part, RecordFiles, RecordPart, doubled
 
 MAX_RECORDS = 10_000
 MAX_KEYS = 16
@@ -172,40 +172,15 @@ def read_client_file(path: Path) -> tuple[ClientRecord, ...]:
 
     Raises ConfigError with every mistake.
     """
-    return _records_in(_content_of(path), path)
-
-
-def _content_of(path: Path) -> dict[str, Any]:
-    try:
-        refuse_foreign(path)
-    except ValueError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
-    mistakes: list[str] = []
-    content = read_yaml(path, mistakes)
-    if mistakes:
-        raise ConfigError(mistakes)
-    return content
+    return _FILES.records_in(_FILES.content_of(path, refuse_foreign), path)
 
 
 def withdrawn_by(path: Path, records: Sequence[ClientRecord]) -> tuple[ClientRecord, ...]:
     """Return `records` without what a file takes from them that is not usable as a whole; nothing is granted.
 
-    A client is revoked where any record of its id says so, whatever else is wrong with it, and loses the keys and the
-    URI that the readable ones of its id do not have, and the time that they do not give it. One that is gone is revoked
-    if all ids can be read. A file that is no list of records, or that others can change, takes nothing.
+    As `RecordFiles.withdrawn_by` has it.
     """
-    entries = _legible(path)
-    by_id: dict[str | None, list[dict[str, Any]]] = {}
-    for entry in entries:
-        client_id = entry.get("id")
-        by_id.setdefault(client_id if isinstance(client_id, str) else None, []).append(entry)
-    complete = bool(by_id) and None not in by_id
-    return tuple(
-        replace(record, revoked=True)
-        if record.client.client_id not in by_id and complete
-        else _narrowed(record, by_id.get(record.client.client_id, []))
-        for record in records
-    )
+    return _FILES.withdrawn_by(path, records)
 
 
 def revoke_in_unusable_file(client_id: str, path: Path) -> bool:
@@ -215,7 +190,7 @@ def revoke_in_unusable_file(client_id: str, path: Path) -> bool:
     or one that others can change, StateError when it cannot be written.
     """
     with _turn_in(path.resolve().parent):
-        content = _content_of(path)
+        content = _FILES.content_of(path, refuse_foreign)
         listed = content.get("clients")
         entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         theirs = [entry for entry in entries if entry.get("id") == client_id]
@@ -240,7 +215,7 @@ def changing_client_file(path: Path) -> Iterator[list[ClientRecord]]:
         if tuple(records) == before and path.exists():
             return
         content = {"clients": [_entry_of(record) for record in records]}
-        _records_in(content, path)
+        _FILES.records_in(content, path)
         _write(path, content)
 
 
@@ -303,28 +278,22 @@ _Method = Annotated[str, AfterValidator(_checked_method)]
 _Bytes = Annotated[int, Field(strict=True, ge=1, le=_MAX_BYTES)]
 
 
-class _Entry(BaseModel):
-    """A part of a file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class _KeyEntry(_Entry):
+class _KeyPart(Part):
     sha256: Annotated[str, AfterValidator(_checked_sha256)]
     not_after: Moment = None
 
 
-class _LimitsEntry(_Entry):
+class _LimitsPart(Part):
     requests_per_s: Annotated[float, Field(strict=True, ge=_MIN_RATE, le=_MAX_RATE, allow_inf_nan=False)] | None = None
     bytes_per_s: _Bytes | None = None
     bytes_per_day: _Bytes | None = None
     streams: Annotated[int, Field(strict=True, ge=1, le=_MAX_STREAMS)] | None = None
 
 
-class _ClientEntry(_Entry):
+class _ClientPart(RecordPart[ClientRecord]):
     id: Annotated[str, AfterValidator(checked_id)]
     label: Annotated[str, AfterValidator(_checked_label)] = ""
-    keys: Annotated[tuple[_KeyEntry, ...], Field(max_length=MAX_KEYS)] = ()
+    keys: Annotated[tuple[_KeyPart, ...], Field(max_length=MAX_KEYS)] = ()
     uri: Annotated[str, AfterValidator(_checked_uri)] | None = None
     not_after: Moment = None
     revoked: Annotated[bool, Field(strict=True)] = False
@@ -332,7 +301,7 @@ class _ClientEntry(_Entry):
     methods: Annotated[tuple[_Method, ...], AfterValidator(_some)] | None = None
     weight: Annotated[int, Field(strict=True, ge=1, le=MAX_WEIGHT)] = 1
     reserved_bytes: Annotated[int, Field(strict=True, ge=0, le=_MAX_BYTES)] = 0
-    limits: _LimitsEntry = _LimitsEntry()
+    limits: _LimitsPart = _LimitsPart()
 
     def record(self) -> ClientRecord:
         """Return the record. Raises ValueError when its parts do not go together."""
@@ -379,66 +348,14 @@ def _moment_of(unix_ns: int | None) -> str | None:
     return None if unix_ns is None else rfc_3339(unix_ns)
 
 
-def _records_in(content: dict[str, Any], path: Path) -> tuple[ClientRecord, ...]:
-    """Return the records that a file's `content` describes. Raises ConfigError with every mistake."""
-    listed = content.get("clients")
-    mistakes = [
-        f"{path}: there is no such name as {name!r}; records stand under clients"
-        for name in content
-        if name != "clients"
-    ]
-    if not isinstance(listed, list) or len(listed) > MAX_RECORDS:
-        raise ConfigError([*mistakes, f"{path}: expected clients: with a list of at most {MAX_RECORDS} records"])
-    entries = [_record_of(entry, f"{path}: clients[{index}]", mistakes) for index, entry in enumerate(listed)]
-    records = tuple(record for record in entries if record is not None)
-    mistakes += [f"{path}: {mistake}" for mistake in _shared(records)]
-    if mistakes:
-        raise ConfigError(mistakes)
-    return records
-
-
-def _legible(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a file, in every reading of it; an empty one for each that is no mapping."""
-    try:
-        refuse_foreign(path)
-    except ValueError:
-        return []
-    lists = [reading.get("clients") for reading in yaml_readings(path)]
-    readable = [listed for listed in lists if isinstance(listed, list) and len(listed) <= MAX_RECORDS]
-    return [entry if isinstance(entry, dict) else {} for listed in readable for entry in listed]
-
-
-def _narrowed(record: ClientRecord, entries: list[dict[str, Any]]) -> ClientRecord:
-    """Return `record` without what an entry of its id takes from it."""
-    if any(entry.get("revoked", False) is not False for entry in entries):
-        return replace(record, revoked=True)
-    for entry in entries:
-        readable = _record_of(entry, "", [])
-        if readable is not None:
-            record = record.narrowed_to(readable)
-    return record
-
-
-def _record_of(entry: Any, where: str, mistakes: list[str]) -> ClientRecord | None:
-    try:
-        return _ClientEntry.model_validate(entry).record()
-    except ValidationError as error:
-        mistakes += [f"{where}.{describe_mistake(one, _ClientEntry)}" for one in error.errors()]
-    except ValueError as error:
-        mistakes.append(f"{where}: {error}")
-    return None
-
-
-def _shared(records: Iterable[ClientRecord]) -> Iterator[str]:
+def _clashes(records: Sequence[ClientRecord]) -> Iterator[str]:
     """Yield a mistake for each id, key and URI that stands for more than one client, or twice for one."""
-    records = tuple(records)
-    for client_id in _doubled(record.client.client_id for record in records):
+    for client_id in doubled(record.client.client_id for record in records):
         yield f"two records share the id {client_id}"
-    for fingerprint in _doubled(key.fingerprint for record in records for key in record.keys):
+    for fingerprint in doubled(key.fingerprint for record in records for key in record.keys):
         yield f"the key {fingerprint} is there twice"
-    for uri in _doubled(record.uri for record in records if record.uri is not None):
+    for uri in doubled(record.uri for record in records if record.uri is not None):
         yield f"two records share the uri {uri}"
 
 
-def _doubled(names: Iterable[str]) -> list[str]:
-    return sorted(name for name, times in Counter(names).items() if times > 1)
+_FILES = RecordFiles("clients", MAX_RECORDS, _ClientPart, attrgetter("client.client_id"), _clashes)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.state import sync_directory
@@ -97,12 +98,7 @@ def refuse_shared(path: Path) -> None:
 
     Raises ValueError.
     """
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise ValueError(f"cannot be read ({type(error).__name__})") from None
-    if state.st_uid not in (os.geteuid(), 0):
-        raise ValueError("belongs to another user")
+    state = _state_of_ours(path)
     if stat.S_IMODE(state.st_mode) & (0o027 if state.st_uid == 0 else 0o077):
         raise ValueError("can be read or changed by others; chmod 600 it")
 
@@ -112,14 +108,38 @@ def refuse_foreign(path: Path) -> None:
 
     Raises ValueError.
     """
+    if stat.S_IMODE(_state_of_ours(path).st_mode) & 0o022:
+        raise ValueError("can be changed by others; chmod go-w it")
+
+
+def _state_of_ours(path: Path) -> os.stat_result:
+    """Return what the system says of a file that is ours or root's. Raises ValueError of any other."""
     try:
         state = path.stat()
     except OSError as error:
         raise ValueError(f"cannot be read ({type(error).__name__})") from None
     if state.st_uid not in (os.geteuid(), 0):
         raise ValueError("belongs to another user")
-    if stat.S_IMODE(state.st_mode) & 0o022:
-        raise ValueError("can be changed by others; chmod go-w it")
+    return state
+
+
+@contextmanager
+def appearing_whole(path: Path, place: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
+    """Yield a file of mode 0600 that appears at `path` with all that the block writes, or not at all.
+
+    `place` puts it there, given where it lies meanwhile and `path`. Raises OSError, and what `place` raises.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    newborn = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        place(newborn, path)
+    except BaseException:  # whatever ends the writing, half a file must not stay
+        newborn.unlink(missing_ok=True)
+        raise
 
 
 def replace_whole(path: Path, content: bytes, *, new_mode: int) -> None:
@@ -128,18 +148,9 @@ def replace_whole(path: Path, content: bytes, *, new_mode: int) -> None:
     It keeps its owner and mode; a new file gets `new_mode`. A link to it stays a link. Raises OSError.
     """
     path = path.resolve()
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    newborn = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            _take_after(path, file.fileno(), new_mode)
-            file.flush()
-            os.fsync(file.fileno())
-        newborn.replace(path)
-    except BaseException:  # whatever ends the writing, half a file must not stay
-        newborn.unlink(missing_ok=True)
-        raise
+    with appearing_whole(path) as file:
+        file.write(content)
+        _take_after(path, file.fileno(), new_mode)
     sync_directory(path.parent)
 
 

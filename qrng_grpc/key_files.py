@@ -3,10 +3,7 @@
 Idea: one form at both ends. A file lists records, `keys:` in YAML or JSON; those of a collector hold what
 signs (`secret`, `private_key`), those of a gateway what verifies (`secret`, `public_key`). Whoever can read
 a secret can sign, and whoever can change a file can add a key, so a file that others can read or change is
-refused. Every mistake is reported at once, by record and field, and never with a value.
-
-What a file with a mistake grants counts for nothing. What it takes away may be the very reason why it was
-written, in haste, so that counts wherever it can be made out: `withdrawn_by`.
+refused. How it is read, and what counts of a file with a mistake, is that of all files of records.
 
     keys:
       - id: lab-1-a                        # in every chunk it signs
@@ -24,19 +21,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from qrng_grpc.chunk import checked_id
-from qrng_grpc.config import describe_mistake, read_yaml, yaml_readings
-from qrng_grpc.errors import ConfigError
-from qrng_grpc.files import refuse_foreign, refuse_shared
+from qrng_grpc.files import refuse_shared
 from qrng_grpc.keys import ALGORITHM_NAMES, KeyRecord
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.moments import Moment
+from qrng_grpc.record_files import RecordFiles, RecordPart, doubled
 
 MAX_RECORDS = 1000
 _ALGORITHMS = {name: algorithm for algorithm, name in ALGORITHM_NAMES.items()}
@@ -60,10 +56,8 @@ _Id = Annotated[str, AfterValidator(checked_id)]
 _Hex = Annotated[str, AfterValidator(_checked_hex)]
 
 
-class _Entry(BaseModel):
+class _KeyPart(RecordPart[KeyRecord]):
     """A record as it stands in a file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     id: _Id
     algorithm: Annotated[str, AfterValidator(_checked_algorithm)]
@@ -98,77 +92,21 @@ class _Entry(BaseModel):
         )
 
 
+def _clashes(records: Sequence[KeyRecord]) -> list[str]:
+    return [f"two records share the id {key_id}" for key_id in doubled(record.key_id for record in records)]
+
+
+_FILES = RecordFiles("keys", MAX_RECORDS, _KeyPart, attrgetter("key_id"), _clashes, least=1)
+
+
 def read_key_file(path: Path) -> tuple[KeyRecord, ...]:
     """Return the records of a file, at least one. Raises ConfigError with every mistake."""
-    try:
-        refuse_shared(path)
-    except ValueError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
-    mistakes: list[str] = []
-    content = read_yaml(path, mistakes)
-    if mistakes:
-        raise ConfigError(mistakes)
-    listed = content.pop("keys", None)
-    mistakes += [f"{path}: there is no such name as {name!r}; records stand under keys" for name in content]
-    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_RECORDS:
-        raise ConfigError([*mistakes, f"{path}: expected keys: with a list of 1 to {MAX_RECORDS} records"])
-    records = [_read_entry(entry, f"{path}: keys[{index}]", mistakes) for index, entry in enumerate(listed)]
-    mistakes += [f"{path}: two records share the id {key_id}" for key_id in _doubled(records)]
-    if mistakes:
-        raise ConfigError(mistakes)
-    return tuple(record for record in records if record is not None)
+    return _FILES.records_in(_FILES.content_of(path, refuse_shared), path)
 
 
 def withdrawn_by(path: Path, records: Sequence[KeyRecord]) -> tuple[KeyRecord, ...]:
     """Return `records` without what a file takes from them that is not usable as a whole; nothing is granted.
 
-    A record is revoked where any of that id says so, whatever else is wrong with it, and narrowed to what the readable
-    ones of that id allow. One that is gone is revoked if all ids can be read. A file that is no list of records, or
-    that others can change, takes nothing.
+    As `RecordFiles.withdrawn_by` has it.
     """
-    entries = _legible(path)
-    ids = [entry.get("id") for entry in entries]
-    complete = bool(ids) and all(isinstance(key_id, str) for key_id in ids)
-    return tuple(
-        replace(record, revoked=True)
-        if record.key_id not in ids and complete
-        else _narrowed(record, [entry for entry in entries if entry.get("id") == record.key_id])
-        for record in records
-    )
-
-
-def _legible(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a file, in every reading of it; an empty one for each that is no mapping."""
-    try:
-        refuse_foreign(path)
-    except ValueError:
-        return []
-    lists = [reading.get("keys") for reading in yaml_readings(path)]
-    readable = [listed for listed in lists if isinstance(listed, list) and len(listed) <= MAX_RECORDS]
-    return [entry if isinstance(entry, dict) else {} for listed in readable for entry in listed]
-
-
-def _narrowed(record: KeyRecord, entries: list[dict[str, Any]]) -> KeyRecord:
-    """Return `record` with no right that an entry of its id takes from it."""
-    if any(entry.get("revoked", False) is not False for entry in entries):
-        return replace(record, revoked=True)
-    for entry in entries:
-        readable = _read_entry(entry, "", [])
-        if readable is not None:
-            record = record.narrowed_to(readable)
-    return record
-
-
-def _read_entry(entry: Any, where: str, mistakes: list[str]) -> KeyRecord | None:
-    try:
-        return _Entry.model_validate(entry).record()
-    except ValidationError as error:
-        mistakes += [f"{where}.{describe_mistake(one, _Entry)}" for one in error.errors()]
-    except ValueError as error:
-        mistakes.append(f"{where}: {error}")
-    return None
-
-
-def _doubled(records: list[KeyRecord | None]) -> list[str]:
-    ids = [record.key_id for record in records if record is not None]
-    return sorted({key_id for key_id in ids if ids.count(key_id) > 1})
+    return _FILES.withdrawn_by(path, records)

@@ -6,9 +6,7 @@ raw bytes do not go to a terminal by accident, where they would be lost and garb
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,21 +16,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from qrng_grpc.files import appearing_whole
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write `path`, mode 0600, so that it appears complete or stays as it was. A link to it stays a link."""
-    path = path.resolve()
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:  # whatever ends the writing, half a file must not stay
-        Path(name).unlink()
-        raise
+    with appearing_whole(path.resolve()) as file:
+        yield file
 
 
 @contextmanager
