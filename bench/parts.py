@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Callable
 
 from qrng_gateway.memory import keep_heaps_few
-from qrng_gateway.pool.pool import ClaimSpec, Pool
+from qrng_gateway.pool.claims import ClaimSpec
+from qrng_gateway.pool.pool import Pool
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.keys import KeyRecord
 from qrng_grpc.labels import SourceClass

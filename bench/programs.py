@@ -69,11 +69,6 @@ class Server:
         """Return the processor time of all its threads so far."""
         return time.clock_gettime((~self.process.pid << 3) | 2)  # CPUCLOCK_SCHED of a process, as in Linux's headers
 
-    def resident_bytes(self) -> int:
-        """Return how much memory it holds."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
     def prepare(self, size: int) -> None:
         """Make sure that `size` bytes can be handed out. Peers make theirs up."""
 

@@ -240,11 +240,6 @@ class KeyRing:
         """The best classes of all records that are not revoked."""
         return frozenset(record.best_class for record in self._records.values() if not record.revoked)
 
-    @property
-    def collector_ids(self) -> frozenset[str]:
-        """The collectors that any record belongs to."""
-        return frozenset(record.collector_id for record in self._records.values())
-
     def upholds(self, record: KeyRecord) -> bool:
         """Say whether what `record` once verified is still vouched for."""
         current = self._records.get(record.key_id)

@@ -177,9 +177,9 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
         desk = _new_desk(config, access, pool, limiter, audit, clock)
         clients = _Clients(access, pool, desk, config.served_class, clock)
         push_server = _push_server(config, ingest, health, bounds, tls.push_age)
-        client_server = _client_server(config, access, desk, observer, health, bounds, tls.client_age)
+        client_server = _client_server(config, desk, observer, health, bounds, tls.client_age)
         metrics = at_the_end.enter_context(_metrics(config, observer, ingest, desk, clock))
-        rest = _new_rest(config, access, desk, observer, QualityTests(reservoir), metrics).app()
+        rest = _new_rest(config, desk, observer, QualityTests(reservoir), metrics).app()
         grace = Grace(config.drain_timeout)
 
         def tick() -> None:
@@ -318,7 +318,7 @@ def _new_desk(
     )
     guard = Guard(clock, mistakes="wrong keys")
     return Desk(
-        access.current,
+        access,
         dispenser,
         limiter,
         guard,
@@ -346,14 +346,12 @@ def _metrics(
 
 def _new_rest(
     config: GatewayConfig,
-    access: Access,
     desk: Desk,
     observer: Observer,
     quality: QualityTests,
     metrics: Metrics | None,
 ) -> RestApi:
     return RestApi(
-        access,
         desk,
         observer,
         quality,
@@ -418,7 +416,6 @@ def _push_server(
 
 def _client_server(
     config: GatewayConfig,
-    access: Access,
     desk: Desk,
     observer: Observer,
     health: HealthServicer,
@@ -433,9 +430,9 @@ def _client_server(
         age=age,
     )
     limit, unread = config.max_request_bytes, bounds.unread_calls
-    register(add_entropy, EntropyServicer(access, desk, observer, bounds.streams, limit=limit), server, unread)
-    register(add_qr_entropy, QrEntropyServicer(access, desk, bounds.streams, limit=limit), server, unread)
-    register(add_quantum_rng, QuantumRngServicer(access, desk, limit=limit), server, unread)
+    register(add_entropy, EntropyServicer(desk, observer, bounds.streams, limit=limit), server, unread)
+    register(add_qr_entropy, QrEntropyServicer(desk, bounds.streams, limit=limit), server, unread)
+    register(add_quantum_rng, QuantumRngServicer(desk, limit=limit), server, unread)
     register(add_health, health, server, unread)
     register(add_reflection, ReflectionServicer(bounds.reflections, unread), server, unread)
     return server

@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
-from qrng_gateway.admission.access import Pass
+from qrng_gateway.admission.access import Access, Pass
 from qrng_gateway.admission.addresses import Network, address_of, caller_address
-from qrng_gateway.admission.audit import AuditLog, Entry
+from qrng_gateway.admission.audit import AuditLog, Entry, Event
 from qrng_gateway.admission.guard import Guard
 from qrng_gateway.admission.limits import Charge, Limiter
 from qrng_gateway.dispenser import Demand, Dispenser
 from qrng_gateway.observation.metrics import CallCounts
-from qrng_gateway.pool.pool import Claimed
+from qrng_gateway.pool.claims import Claimed
 from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import AuthenticationError, ForbiddenError
@@ -33,13 +33,12 @@ from qrng_grpc.labels import Processing, SourceClass, weakest_class, weakest_pro
 class Desk:
     """Who decides and who keeps count.
 
-    `current` tells who was let in as their record is now, or refuses them; `guard` limits addresses that bring wrong
-    keys.
+    `access` knows who may come in, and whether they still may; `guard` limits addresses that bring wrong keys.
     """
 
     def __init__(
         self,
-        current: Callable[[Pass], Pass],
+        access: Access,
         dispenser: Dispenser,
         limiter: Limiter,
         guard: Guard,
@@ -49,7 +48,7 @@ class Desk:
         trusted_proxies: tuple[Network, ...] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.current = current
+        self.access = access
         self.dispenser = dispenser
         self.limiter = limiter
         self.guard = guard
@@ -212,7 +211,7 @@ class Call:
 
     def look_again(self) -> None:
         """Take the client as its record is now. Raises AuthenticationError when it is not to be served any more."""
-        self._passed = passed = self._desk.current(self._passed)
+        self._passed = passed = self._desk.access.current(self._passed)
         self.client = passed.client
 
     async def _claim(self, demand: Demand, charge: Charge, time_left_s: float | None) -> Claimed:
@@ -269,14 +268,14 @@ class Call:
         if label.processing is not self._processing:
             self._processing = weakest_processing(filter(None, (self._processing, label.processing)))
 
-    def _write(self, event: str, status: str | None) -> None:
+    def _write(self, event: Event, status: str | None) -> None:
         audit = self._desk.audit
         if audit.enabled:
             client_id = self.client.client_id if hasattr(self, "client") else None
             audit.note(
                 Entry(
                     self._desk.clock.now_ns(),
-                    event,  # type: ignore[arg-type]
+                    event,
                     client_id,
                     self.method,
                     self.peer,

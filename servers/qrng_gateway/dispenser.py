@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from qrng_gateway.pool.pool import Claimed, ClaimSpec, Pool
+from qrng_gateway.pool.claims import Claimed, ClaimSpec
+from qrng_gateway.pool.pool import Pool
 from qrng_grpc.chunk import MAX_PROVENANCE_BYTES
 from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock

@@ -78,9 +78,8 @@ def own_api(front: Front, *, observer: Observer | None = None, origins: Collecti
     limiter = Limiter(front.gateway.config.state_dir.parent, rate_limit=1_000_000)
     guard = Guard(SYSTEM_CLOCK, mistakes="wrong keys")
     access = Access([front.gateway.api_key])
-    desk = Desk(access.current, dispenser, limiter, guard, CallCounts(), AuditLog(None))
+    desk = Desk(access, dispenser, limiter, guard, CallCounts(), AuditLog(None))
     return RestApi(
-        access,
         desk,
         observer or gateway.observer,
         QualityTests(Reservoir(0, ttl_s=1)),

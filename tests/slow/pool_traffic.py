@@ -15,7 +15,8 @@ import os
 import random
 import sys
 
-from qrng_gateway.pool.pool import ClaimSpec, Pool
+from qrng_gateway.pool.claims import ClaimSpec
+from qrng_gateway.pool.pool import Pool
 from qrng_grpc.chunk import Block, BlockLabel
 from qrng_grpc.clock import SYSTEM_CLOCK
 from qrng_grpc.labels import SourceClass

@@ -25,7 +25,6 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from qrng_gateway.admission.access import Access
 from qrng_gateway.desk import Call, Desk
 from qrng_grpc.error_details import status_code, trailers
 from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, QrngError
@@ -44,10 +43,6 @@ class AtTheDesk(Protocol):
     @property
     def desk(self) -> Desk:
         """The desk."""
-
-    @property
-    def access(self) -> Access:
-        """Who may come in."""
 
 
 Served = TypeVar("Served", bound=AtTheDesk)
@@ -89,8 +84,7 @@ def telling_errors(method: Handler[Servicer, Request, Reply]) -> Handler[Service
         except grpc.aio.BaseError:  # grpcio's own: the transport broke, or the server stopped; it ends the call itself
             raise
         except Exception as fault:  # the boundary: nothing of a fault of ours may travel, not even its text
-            log.error("call_failed", method=method.__qualname__, fault=type(fault).__name__)
-            failure = QrngError("an internal fault; the server's log has the rest")
+            failure = _unforeseen(method.__qualname__, fault)
         return await refuse(context, failure)
 
     return handler
@@ -108,7 +102,7 @@ def served_at_the_desk(
         async def handler(servicer: Served, request: Request, context: Context) -> Reply:
             call = servicer.desk.open(name, context.peer())
             try:
-                call.admit(partial(servicer.access.client_calling, context), forwarded_for(servicer.desk, context))
+                call.admit(partial(servicer.desk.access.client_calling, context), forwarded_for(servicer.desk, context))
                 reply = await method(servicer, request, context, call)
             except QrngError as error:
                 failure = error
@@ -119,8 +113,7 @@ def served_at_the_desk(
                 call.close("UNAVAILABLE")
                 raise
             except Exception as fault:  # the boundary: nothing of a fault of ours may travel, not even its text
-                log.error("call_failed", method=name, fault=type(fault).__name__)
-                failure = QrngError("an internal fault; the server's log has the rest")
+                failure = _unforeseen(name, fault)
             else:
                 call.close("OK")
                 return reply
@@ -130,6 +123,11 @@ def served_at_the_desk(
         return handler
 
     return decorate
+
+
+def _unforeseen(method: str, fault: Exception) -> QrngError:
+    log.error("call_failed", method=method, fault=type(fault).__name__)
+    return QrngError("an internal fault; the server's log has the rest")
 
 
 def forwarded_for(desk: Desk, context: Context) -> str | None:

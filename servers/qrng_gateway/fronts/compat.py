@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable
 
-from qrng_gateway.admission.access import Access
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.dispenser import Demand
 from qrng_gateway.fronts.calls import Context, Streams, check_readable, served_at_the_desk
-from qrng_gateway.pool.pool import Claimed, ReplyLabel
+from qrng_gateway.pool.claims import Claimed, ReplyLabel
 from qrng_grpc.compat import qr_entropy_pb2, qr_entropy_pb2_grpc, quantum_rng_pb2, quantum_rng_pb2_grpc
 
 QR_ENTROPY = "qr_entropy.EntropyService"
@@ -28,8 +27,7 @@ _NS_PER_US = 1000
 class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
     """What qr-sampler clients speak by default. At most `limit` bytes in one message."""
 
-    def __init__(self, access: Access, desk: Desk, streams: Streams, *, limit: int) -> None:
-        self.access = access
+    def __init__(self, desk: Desk, streams: Streams, *, limit: int) -> None:
         self.desk = desk
         self._streams = streams
         self._limit = limit
@@ -69,8 +67,7 @@ class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
 class QuantumRngServicer(quantum_rng_pb2_grpc.QuantumRNGServicer):
     """What clients of the firefly-1 laboratory server speak. At most `limit` bytes in one message."""
 
-    def __init__(self, access: Access, desk: Desk, *, limit: int) -> None:
-        self.access = access
+    def __init__(self, desk: Desk, *, limit: int) -> None:
         self.desk = desk
         self._limit = limit
 

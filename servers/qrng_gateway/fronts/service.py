@@ -11,7 +11,6 @@ from collections.abc import AsyncIterable
 from math import inf
 from typing import TypeVar
 
-from qrng_gateway.admission.access import Access
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.dispenser import Demand
 from qrng_gateway.fronts.calls import Context, Streams, check_readable, served_at_the_desk
@@ -25,8 +24,8 @@ from qrng_gateway.observation.status import (
     State,
     Watermark,
 )
+from qrng_gateway.pool.claims import Claimed
 from qrng_gateway.pool.lane import ChunkRange
-from qrng_gateway.pool.pool import Claimed
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.keys import ALGORITHM_NAMES, KeyState
 from qrng_grpc.labels import Processing, SourceClass
@@ -53,8 +52,7 @@ SERVICE = "qrng.v1.EntropyService"
 class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
     """Hands out bytes, at most `limit` in one message."""
 
-    def __init__(self, access: Access, desk: Desk, observer: Observer, streams: Streams, *, limit: int) -> None:
-        self.access = access
+    def __init__(self, desk: Desk, observer: Observer, streams: Streams, *, limit: int) -> None:
         self.desk = desk
         self._observer = observer
         self._streams = streams

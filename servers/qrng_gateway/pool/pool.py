@@ -17,77 +17,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal
 
+from qrng_gateway.pool.claims import Claimed, ClaimSpec, label_of
 from qrng_gateway.pool.forecast import Forecast
 from qrng_gateway.pool.intake import Intake
 from qrng_gateway.pool.lane import FOREVER_NS, ChunkRange, Lane, Origin, Stored
 from qrng_gateway.pool.line import Line, Place
 from qrng_gateway.pool.reservations import Key, Reservations
+from qrng_gateway.pool.reservoir import Reservoir
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
 from qrng_grpc.labels import (
     BEST_FIRST,
-    Custody,
-    HealthVerdict,
     Processing,
     SourceClass,
-    weakest_class,
-    weakest_processing,
 )
 
-L = TypeVar("L")
 Overflow = Literal["drop_oldest", "backpressure"]
 _Kind = tuple[SourceClass, Processing | None, bool]
 """What waiting claims have in common: the class and processing they want, and whether the bytes are still to come."""
 
 _LEAST_CHARGE = 1024
-_MAX_NAMES = 16
 _SHARED_ORIGINS = 1024
-_AS_THEY_CAME = (Processing.MIXED, Processing.NONE)
-
-
-# Named tuples where one is made for each call: a frozen dataclass takes four times as long to make.
-
-
-class ClaimSpec(NamedTuple):
-    """What a client demands of its bytes. Ages in seconds since capture start; times in nanoseconds of Unix time."""
-
-    least_class: SourceClass
-    processing: Processing | None = None
-    max_age_s: float | None = None
-    captured_after_ns: int | None = None
-    span_lanes: bool = False
-    provenance: bool = False
-    """Whether it wants to know which chunks its bytes came from."""
-
-
-class ReplyLabel(NamedTuple):
-    """What claimed bytes are: the weakest of all that is known of any of them."""
-
-    device_id: str
-    collector_id: str
-    source_class: SourceClass
-    processing: Processing
-    custody: Custody
-    health_verdict: HealthVerdict
-    generation_ns: int
-    """Capture end of the oldest byte."""
-    capture_start_ns: int
-    capture_end_ns: int
-
-
-class Claimed(NamedTuple):
-    """Bytes that left the pool for one client."""
-
-    data: bytes
-    label: ReplyLabel
-    ranges: tuple[ChunkRange, ...] = ()
-    """Where the bytes lay, in their order, when the claim asked for it."""
-
-    def __repr__(self) -> str:
-        return f"Claimed({len(self.data)} bytes, {self.label!r})"
 
 
 @dataclass(slots=True)
@@ -128,7 +81,7 @@ class Pool:
 
     `capacity` in bytes, at least 1 MiB; `ttl_s`, the age limit in seconds; `best_class`, the best any
     key may claim, beyond which waiting is useless; `max_waiting`, claims in line; `intake`, what
-    becomes of chunks before they are stored.
+    becomes of chunks before they are stored: nothing, without one.
     """
 
     def __init__(
@@ -162,10 +115,9 @@ class Pool:
         self._serving_soon = False
         self.entered = dict.fromkeys(BEST_FIRST, 0)
         """Bytes of each class that have come to where claims find them, or are kept for a client."""
-        self._intake = intake
-        processings = _AS_THEY_CAME if intake is None else intake.processings
+        self._intake = intake or Intake(Reservoir(0, ttl_s=ttl_s, clock=clock))
         # Weakest first, which is the order claims try them in.
-        self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), processings)}
+        self._lanes = {key: Lane() for key in product(reversed(BEST_FIRST), self._intake.processings)}
         self._acceptable_keys = lru_cache(maxsize=None)(self._find_acceptable_keys)
         self._acceptable = lru_cache(maxsize=None)(self._find_acceptable)
         self._overlap = lru_cache(maxsize=None)(self._find_overlap)
@@ -253,9 +205,8 @@ class Pool:
         for chunk in admitted:
             self._release(chunk)
             self.counters.stored += len(chunk)
-            if self._intake is not None:
-                self.counters.set_aside += self._intake.set_aside(chunk)
-                self.counters.conditioned += self._intake.condition(chunk)
+            self.counters.set_aside += self._intake.set_aside(chunk)
+            self.counters.conditioned += self._intake.condition(chunk)
             if len(chunk):
                 for_clients += self._enter(chunk)
         self._serve_arrivals(for_clients)
@@ -271,8 +222,7 @@ class Pool:
     def purge(self, key_id: str) -> int:
         """Destroy what the key `key_id` vouched for, since nobody does any more. Returns the bytes."""
         purged = sum(lane.purge(key_id) for lane in self._all_lanes())
-        if self._intake is not None:
-            self._intake.reservoir.purge(key_id)
+        self._intake.reservoir.purge(key_id)
         self.counters.purged += purged
         return purged
 
@@ -504,7 +454,7 @@ class Pool:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self.counters.served += len(data)
         self.counters.claims += 1
-        return Claimed(data, _label(used), tuple(ranges or ()))
+        return Claimed(data, label_of(used), tuple(ranges or ()))
 
     def _from_ns(self, spec: ClaimSpec) -> int:
         """Return the earliest capture start that `spec` accepts."""
@@ -538,8 +488,7 @@ class Pool:
         """Overwrite everything that is left, and count it as dropped."""
         for lane in self._all_lanes():
             self.counters.dropped += lane.wipe()
-        if self._intake is not None:
-            self._intake.reservoir.wipe()
+        self._intake.reservoir.wipe()
 
     # Arithmetic
 
@@ -619,47 +568,3 @@ def _refuse(waiting: _Waiting, error: Exception) -> None:
 def _shared_origin(label: BlockLabel, collector_id: str, key_id: str, epoch: int) -> Origin:
     """Return one object for equal origins, so that a thousand chunks cost one label."""
     return Origin(label, collector_id, ",".join(label.device_ids), key_id, epoch)
-
-
-def _label(used: list[Stored]) -> ReplyLabel:
-    first = used[0]
-    if len(used) == 1:
-        label = first.origin.label
-        return ReplyLabel(
-            first.origin.device_id,
-            first.origin.collector_id,
-            label.source_class,
-            label.processing,
-            label.custody,
-            label.health_verdict,
-            first.capture_end_ns,
-            first.capture_start_ns,
-            first.capture_end_ns,
-        )
-    return _merged_label(used)
-
-
-def _merged_label(used: list[Stored]) -> ReplyLabel:
-    oldest = min(used, key=lambda chunk: chunk.capture_start_ns)
-    origins = list({id(chunk.origin): chunk.origin for chunk in used}.values())
-    labels = [origin.label for origin in origins]
-    return ReplyLabel(
-        device_id=_names(name for label in labels for name in label.device_ids),
-        collector_id=_names(origin.collector_id for origin in origins),
-        source_class=weakest_class(label.source_class for label in labels),
-        processing=weakest_processing(label.processing for label in labels),
-        custody=_worst(Custody.REMOTE, (label.custody for label in labels), Custody.LOCAL),
-        health_verdict=_worst(HealthVerdict.UNTESTED, (label.health_verdict for label in labels), HealthVerdict.PASSED),
-        generation_ns=oldest.capture_end_ns,
-        capture_start_ns=oldest.capture_start_ns,
-        capture_end_ns=max(chunk.capture_end_ns for chunk in used),
-    )
-
-
-def _worst(worst: L, labels: Iterable[L], best: L) -> L:
-    return worst if worst in labels else best
-
-
-def _names(names: Iterable[str]) -> str:
-    distinct = list(dict.fromkeys(names))
-    return ",".join(distinct if len(distinct) <= _MAX_NAMES else [*distinct[:_MAX_NAMES], "..."])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from qrng_gateway.pool.pool import ClaimSpec, Overflow, Pool
+from qrng_gateway.pool.claims import ClaimSpec
+from qrng_gateway.pool.pool import Overflow, Pool
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.labels import BEST_FIRST, Processing, SourceClass

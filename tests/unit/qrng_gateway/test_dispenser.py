@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from qrng_gateway.dispenser import DEADLINE_MARGIN_S, Demand, Dispenser
+from qrng_gateway.pool.claims import Claimed
 from qrng_gateway.pool.lane import ChunkRange
-from qrng_gateway.pool.pool import Claimed, Pool
+from qrng_gateway.pool.pool import Pool
 from qrng_grpc.chunk import MAX_PROVENANCE_BYTES
 from qrng_grpc.client_keys import Client
 from qrng_grpc.errors import (

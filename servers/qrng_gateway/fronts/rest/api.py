@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from qrng_gateway.admission.access import Access, Pass, bearer_key, certified_uri, uris_of
+from qrng_gateway.admission.access import Pass, bearer_key, certified_uri, uris_of
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.fronts.rest.bounds import DEFAULT_MAX, MAX_COUNT, MAX_DRAWS, MAX_UUIDS
 from qrng_gateway.fronts.rest.cross_origin import sharing_with
@@ -22,7 +22,7 @@ from qrng_gateway.fronts.rest.parameters import DEMANDS, KEY, MAX_BODY_BYTES, Pa
 from qrng_gateway.fronts.rest.status_body import status_body
 from qrng_gateway.observation.metrics import CONTENT_TYPE, OTHER, Metrics
 from qrng_gateway.observation.status import Observer
-from qrng_gateway.pool.pool import Claimed
+from qrng_gateway.pool.claims import Claimed
 from qrng_gateway.quality.monte_carlo import DEFAULT_ITERATIONS, MAX_ITERATIONS, Comparison, as_json
 from qrng_grpc.errors import InvalidRequestError, QrngError
 from qrng_grpc.http_serving import Handler, telling_errors, with_common_headers
@@ -51,7 +51,6 @@ class RestApi:
 
     def __init__(
         self,
-        access: Access,
         desk: Desk,
         observer: Observer,
         quality: Quality,
@@ -61,7 +60,7 @@ class RestApi:
         metrics: Metrics | None = None,
         allowed_origins: Collection[str] = (),
     ) -> None:
-        self._access = access
+        self._access = desk.access
         self._desk = desk
         self._observer = observer
         self._quality = quality
@@ -70,7 +69,7 @@ class RestApi:
         self._metrics = metrics
         self._allowed_origins = allowed_origins
         document = described(
-            limit=limit, key_header=access.key_name, key_in_query=key_in_query, has_metrics=metrics is not None
+            limit=limit, key_header=desk.access.key_name, key_in_query=key_in_query, has_metrics=metrics is not None
         )
         self.document = json.dumps(document).encode()
         """What `/openapi.json` answers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from qrng_gateway.pool.pool import ReplyLabel
+from qrng_gateway.pool.claims import ReplyLabel
 from qrng_grpc.labels import BEST_FIRST, Custody, HealthVerdict, Processing
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from qrng_gateway.link.ingest import Ingest
 from qrng_gateway.observation.status import Observer, State, Watermark, watermark
-from qrng_gateway.pool.pool import ClaimSpec
+from qrng_gateway.pool.claims import ClaimSpec
 from qrng_grpc.chunk import Chunk, Heartbeat, Identity, SourceState
 from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.keys import KeyRecord, KeyRing

@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
+from qrng_gateway.pool.claims import ClaimSpec
 from qrng_gateway.pool.conditioning import Sha256
 from qrng_gateway.pool.intake import Intake
-from qrng_gateway.pool.pool import ClaimSpec, Pool
+from qrng_gateway.pool.pool import Pool
 from qrng_gateway.pool.reservoir import Reservoir
 from qrng_grpc.errors import LimitError, PoolShortError
 from qrng_grpc.labels import SourceClass

@@ -6,9 +6,10 @@ import hashlib
 
 import pytest
 
+from qrng_gateway.pool.claims import ClaimSpec
 from qrng_gateway.pool.conditioning import Conditioner, Sha256, XorOs
 from qrng_gateway.pool.intake import Intake
-from qrng_gateway.pool.pool import ClaimSpec, Pool
+from qrng_gateway.pool.pool import Pool
 from qrng_gateway.pool.reservoir import Reservoir
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.labels import BEST_FIRST, Processing, SourceClass

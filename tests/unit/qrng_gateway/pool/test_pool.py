@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
+from qrng_gateway.pool.claims import ClaimSpec
 from qrng_gateway.pool.lane import Origin, Stored
-from qrng_gateway.pool.pool import ClaimSpec
 from qrng_grpc.chunk import Block, BlockLabel
 from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass

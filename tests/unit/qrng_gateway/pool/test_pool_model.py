@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from qrng_gateway.pool.pool import ClaimSpec
+from qrng_gateway.pool.claims import ClaimSpec
 from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.errors import PoolShortError
 from qrng_grpc.labels import BEST_FIRST, Processing, SourceClass
