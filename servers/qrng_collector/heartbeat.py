@@ -27,17 +27,18 @@ class Pulse:
         self._states = states
         self._interval_ns = round(interval_s * NS_PER_S)
         self._clock = clock
-        self._spoke_ns = clock.monotonic_ns()
+        self._beat_ns = clock.monotonic_ns()
         self._told = _conditions(states())
 
     @property
     def due(self) -> bool:
         """Whether the last one is old enough, or the condition of a source is not what was told last."""
-        old_ns = self._clock.monotonic_ns() - self._spoke_ns
+        old_ns = self._clock.monotonic_ns() - self._beat_ns
         return old_ns >= self._interval_ns or _conditions(self._states()) != self._told
 
     def beat(self, identity: Identity) -> Heartbeat:
-        """Make a heartbeat of this moment."""
+        """Make a heartbeat of this moment. The interval to the next one begins here, whatever becomes of it."""
+        self._beat_ns = self._clock.monotonic_ns()
         counters = self._queue.counters
         return Heartbeat(
             identity,
@@ -48,10 +49,6 @@ class Pulse:
             expired=counters.expired,
             in_doubt=counters.in_doubt,
         )
-
-    def spoke(self) -> None:
-        """Begin the interval anew: a call has carried a heartbeat, whether or not it arrived."""
-        self._spoke_ns = self._clock.monotonic_ns()
 
     def heard(self, heartbeat: Heartbeat) -> None:
         """Take what `heartbeat` says for known: it has arrived."""

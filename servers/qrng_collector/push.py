@@ -202,8 +202,6 @@ class Pusher:
         finally:
             self._queue.call_ended(self.pool_id, disposed)
         self.counters.disposed += disposed
-        if load.heartbeat is not None:
-            self._pulse.spoke()
         return ending
 
     async def _write(self, call: Any, first: bytes, load: _Load) -> None:

@@ -38,7 +38,7 @@ def test_an_interval() -> None:
     assert not lab.pulse.due
     lab.clock.advance(0.1)
     assert lab.pulse.due
-    lab.pulse.spoke()
+    lab.pulse.beat(lab.identity())
     assert not lab.pulse.due
     lab.clock.advance(10)
     assert lab.pulse.due
@@ -52,7 +52,6 @@ def test_a_changed_condition() -> None:
     lab.conditions[1] = Condition.QUARANTINED
     assert lab.pulse.due
     heartbeat = lab.pulse.beat(lab.identity())
-    lab.pulse.spoke()
     assert lab.pulse.due
     lab.pulse.heard(heartbeat)
     assert not lab.pulse.due
