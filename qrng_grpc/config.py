@@ -15,14 +15,18 @@ from __future__ import annotations
 import difflib
 import io
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from dotenv.parser import parse_stream
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core.core_schema import CoreSchema, no_info_before_validator_function
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -34,6 +38,8 @@ from qrng_grpc.errors import ConfigError
 from qrng_grpc.files import refuse_shared
 
 NESTING = "__"
+PLACEHOLDER = re.compile(r"replace-with(-[a-z0-9]+)+")
+"""What stands in a file that is shared where everybody must put a value of their own; never a value itself."""
 
 
 class Settings(BaseSettings):
@@ -57,6 +63,23 @@ class Settings(BaseSettings):
 
 
 S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Stands in the annotation of a setting, beside a model: the value itself says which subclass of that it is of.
+
+    `model_of` takes the value and raises ValueError when it does not say so.
+    """
+
+    model_of: Callable[[Any], type[BaseModel]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate by the model that is chosen, in place of the one that is annotated."""
+        return no_info_before_validator_function(self._validated, handler(source))
+
+    def _validated(self, value: Any) -> BaseModel:
+        return value if isinstance(value, BaseModel) else self.model_of(value).model_validate(value)
 
 
 class _TwiceError(yaml.MarkedYAMLError):
@@ -131,7 +154,7 @@ def load(
     mistakes: list[str] = []
     dotenv: dict[str, str] = {}
     for path in env_files:
-        lines = _read_env_file(path, mistakes)
+        lines = read_env_file(path, mistakes)
         mistakes += _exposed(path, model, _values(model, prefix, lines))
         dotenv |= lines
     flags = {prefix + name: value for name, value in (overrides or {}).items()}
@@ -144,10 +167,13 @@ def load(
     stronger = _values(model, prefix, ours)
     mistakes += _unknown_names(model, prefix, ours, stronger)
     _overlay(values, stronger)
+    unfilled = tuple(_placeholders(values))
+    mistakes += [f"{name}: still the placeholder of a file that is shared; give your own value" for name in unfilled]
     try:
         settings = model(**values)
-    except ValidationError as error:
-        raise ConfigError(mistakes + [describe_mistake(e, model) for e in error.errors()]) from None
+    except (ValidationError, ConfigError) as error:
+        found = mistakes_of(error, model)
+        raise ConfigError(mistakes + [mistake for mistake in found if mistake.split(":")[0] not in unfilled]) from None
     if mistakes:
         raise ConfigError(mistakes)
     return settings
@@ -183,7 +209,26 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _read_env_file(path: Path, mistakes: list[str]) -> dict[str, str]:
+def is_placeholder(text: str) -> bool:
+    """Say whether `text`, or one of several values in it, waits for somebody to put their own in its place."""
+    return any(map(PLACEHOLDER.fullmatch, text.split(",")))
+
+
+def _placeholders(values: Any, name: str = "") -> Iterator[str]:
+    """Yield the name of each setting in a tree of `values` that is a placeholder."""
+    if isinstance(values, str) and is_placeholder(values):
+        yield name
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(values, Mapping):
+        inside = values.items()
+    elif isinstance(values, list | tuple):
+        inside = enumerate(values)
+    for key, value in inside:
+        yield from _placeholders(value, f"{name}.{key}" if name else str(key))
+
+
+def read_env_file(path: Path, mistakes: list[str]) -> dict[str, str]:
+    """Return the lines of a `.env` file, by name; what cannot be read, and each line that is none, joins `mistakes`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -217,11 +262,14 @@ def _exposed(path: Path, model: type[Settings], values: Mapping[str, Any]) -> li
 def _secrets(kind: Any, value: Any, name: str = "") -> Iterator[str]:
     """Yield the name of each secret that `value`, meant for a setting of type `kind`, sets."""
     if kind is SecretStr:
-        if value:
+        if value and not (isinstance(value, str) and all(map(PLACEHOLDER.fullmatch, value.split(",")))):
             yield name
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _secrets(kind, item, name)
+    elif isinstance(kind, Chosen):
+        with suppress(ValueError):  # which is told when the value is validated
+            yield from _secrets(kind.model_of(value), value, name)
     elif isinstance(kind, type) and issubclass(kind, BaseModel):
         for field, inside in kind.model_fields.items():
             if isinstance(value, Mapping) and field in value:
@@ -295,6 +343,13 @@ def _overlay(values: dict[str, Any], stronger: Mapping[str, Any]) -> None:
             _overlay(below, value)
         else:
             values[key] = value
+
+
+def mistakes_of(error: ValidationError | ConfigError, model: type[BaseModel]) -> list[str]:
+    """Return what is wrong with the values of a `model`, each mistake as one line, by name and without the value."""
+    if isinstance(error, ConfigError):
+        return list(error.mistakes)
+    return [describe_mistake(e, model) for e in error.errors()]
 
 
 def describe_mistake(error: Any, model: type[BaseModel]) -> str:

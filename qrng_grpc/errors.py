@@ -11,6 +11,7 @@ facade into JSON, and the client back into the same classes.
     ├── ForbiddenError          a good key, but not for this method
     ├── LimitError              over a rate, a quota or a bound
     ├── PoolShortError          not enough bytes in time
+    ├── SourceUnavailableError  the source behind a server does not deliver now
     ├── WeakerSourceError       only weaker sources than the client accepts
     ├── DrainingError           the server ends
     ├── HeldError               a chunk must wait at its collector
@@ -100,6 +101,14 @@ class PoolShortError(QrngError):
     grpc_status = "UNAVAILABLE"
     http_status = 503
     reason = "POOL_SHORT"
+
+
+class SourceUnavailableError(QrngError):
+    """The source behind a server without a pool does not deliver now, or failed its tests."""
+
+    grpc_status = "UNAVAILABLE"
+    http_status = 503
+    reason = "SOURCE_UNAVAILABLE"
 
 
 class WeakerSourceError(QrngError):

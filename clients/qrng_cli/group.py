@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from qrng_cli.profiles import accept_profile, profile_options
 from qrng_grpc import __version__
 from qrng_grpc.errors import (
     AuthenticationError,
@@ -25,6 +26,7 @@ from qrng_grpc.errors import (
     PoolShortError,
     QrngError,
     ServerUnreachableError,
+    SourceUnavailableError,
     UnsupportedError,
     WeakerSourceError,
 )
@@ -35,6 +37,7 @@ _EXIT_CODES: dict[type[QrngError], int] = {
     ConfigError: USAGE,
     ServerUnreachableError: UNAVAILABLE,
     PoolShortError: UNAVAILABLE,
+    SourceUnavailableError: UNAVAILABLE,
     DrainingError: UNAVAILABLE,
     LimitError: UNAVAILABLE,
     AuthenticationError: NOT_LET_IN,
@@ -51,8 +54,10 @@ SUBCOMMANDS = {
     "status": ("qrng_cli.status", "Show how a gateway does."),
     "gateway": ("qrng_cli.gateway", "Run a gateway."),
     "collector": ("qrng_cli.collector", "Run a collector."),
+    "serve-source": ("qrng_cli.serve_source", "Serve one source directly, without a pool."),
     "test": ("qrng_cli.source_tests", "Test a collector's sources once."),
     "config": ("qrng_cli.config", "Check configuration files."),
+    "profile": ("qrng_cli.profile", "List, show, check and make profiles: how to run against a source."),
     "keys": ("qrng_cli.keys", "Create, list, rotate and revoke the keys of clients."),
     "keygen": ("qrng_cli.keygen", "Make a fresh key."),
     "certs": ("qrng_cli.certs", "Make certificates for TLS between the programs."),
@@ -84,6 +89,7 @@ class Subcommands(click.Group):
         except ModuleNotFoundError as error:
             raise _lacking(cmd_name, error) from None
         command: click.Command = module.command
+        accept_profile(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -124,7 +130,7 @@ def _reader_left() -> NoReturn:
     sys.exit(0)
 
 
-@click.group(cls=Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Subcommands, params=[*profile_options()], context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="qrng")
 def cli() -> None:
     """Randomness from quantum devices: serve it, collect it, read it.
@@ -139,6 +145,9 @@ def cli() -> None:
 
     The server and the key for get, stream and status come from the environment: QR_GRPC_SERVER_ADDRESS,
     QR_GRPC_API_KEY, and QR_GRPC_TIMEOUT_MS (5000). A key never goes on a command line, where others see it.
+
+    A profile (`qrng profile list`) may be named before any subcommand or behind it: `qrng --profile urandom up`. Its
+    settings give way to those of other .env files, the environment and the command line.
 
     \b
     Exit codes:

@@ -28,9 +28,9 @@ def command(yaml_file: Path | None, **layers: Any) -> None:
     randomness: docs/output-monitoring.md.
     """
     # The servers' extra, which --help does without.
-    from qrng_collector.app import keep_foreign_text_out  # noqa: PLC0415
     from qrng_collector.config import ENV_PREFIX, CollectorConfig  # noqa: PLC0415
     from qrng_collector.trial import Trial, try_sources  # noqa: PLC0415
+    from qrng_grpc.foreign_text import keep_foreign_text_out  # noqa: PLC0415
     from qrng_grpc.logs import configure_logs  # noqa: PLC0415
 
     async def trials() -> list[Trial]:

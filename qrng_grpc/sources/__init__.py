@@ -11,6 +11,11 @@ constant `label`, what its bytes are. Pace, retries, tests and mixing are for th
     jitter.py   the timing of this processor
     mock.py     a seeded generator, for tests and demonstrations
     mixing.py   several sources as one
+    leg.py      a source behind its tests, its quarantine and a pace of its own
+    kinds/      the settings of each kind, and how packages of others add theirs
+
+`EntropySource` is public: whatever has its three members is a source, and needs no base class. What it promises does
+not change in a way that breaks those who keep to it. docs/sources.md shows how to write one.
 """
 
 from __future__ import annotations
@@ -22,18 +27,27 @@ from qrng_grpc.labels import Custody, Processing, SourceClass
 
 
 class EntropySource(Protocol):
-    """Something that yields random bytes."""
+    """Something that yields random bytes.
+
+    All three are called on one event loop. Reads are not made side by side by the programs of this project; a source
+    that cannot bear that still says so by waiting its turn, not by mixing up bytes. What blocks belongs in a thread
+    (`asyncio.to_thread`), since a read that holds up the loop holds up everything.
+    """
 
     @property
     def label(self) -> BlockLabel:
-        """What the bytes are. Constant for the life of the source."""
+        """What the bytes are. Constant for the life of the source.
+
+        One device id, the honest class of the process behind it, processing NONE and verdict UNTESTED, as
+        `one_device` makes it: what becomes of the bytes afterwards is for others to say.
+        """
         ...
 
     async def read(self, size: int) -> bytes:
-        """Return exactly `size` bytes, at least 1, that were never returned before.
+        """Return exactly `size` bytes, at least 1, that were never returned before, measured after the call.
 
-        Raises SourceError, with `retry_after_s` where the source named a time. A cancelled read
-        loses what it had already taken from the source; the source stays usable.
+        Raises SourceError, in words of our own and without bytes in them, with `retry_after_s` where the source
+        named a time. A cancelled read loses what it had already taken from the source; the source stays usable.
         """
         ...
 

@@ -60,6 +60,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a fault of the server. Nothing more is told outside; its log has the rest."""
     ERROR_REASON_FORBIDDEN: _ErrorReason.ValueType  # 16
     """PERMISSION_DENIED: the key is good, but its client may not call this method. Ask the operator."""
+    ERROR_REASON_SOURCE_UNAVAILABLE: _ErrorReason.ValueType  # 17
+    """UNAVAILABLE, of a server without a pool: the source behind it does not deliver now, or failed its
+    tests. Repeat after the retry hint.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo in every error of this API, without the prefix
@@ -104,4 +108,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL: a fault of the server. Nothing more is told outside; its log has the rest."""
 ERROR_REASON_FORBIDDEN: ErrorReason.ValueType  # 16
 """PERMISSION_DENIED: the key is good, but its client may not call this method. Ask the operator."""
+ERROR_REASON_SOURCE_UNAVAILABLE: ErrorReason.ValueType  # 17
+"""UNAVAILABLE, of a server without a pool: the source behind it does not deliver now, or failed its
+tests. Repeat after the retry hint.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

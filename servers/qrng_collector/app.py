@@ -8,7 +8,6 @@ for at most `flush_timeout`, the rest is destroyed (or stays in the spool) and c
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
@@ -22,10 +21,10 @@ from qrng_collector.epoch import next_epoch
 from qrng_collector.fetch import Fetcher
 from qrng_collector.health import serving_health
 from qrng_collector.heartbeat import Pulse
-from qrng_collector.leg import BlockReader, SourceView
 from qrng_collector.link import PushLink, push_link, push_watch
 from qrng_collector.push import Pusher
 from qrng_collector.queue import ChunkQueue, Counters
+from qrng_collector.reader import BlockReader
 from qrng_collector.signing import SigningKeys
 from qrng_collector.sources import make_readers, plain_readers
 from qrng_collector.spool import Spool, open_spool
@@ -35,10 +34,12 @@ from qrng_grpc.chunk import SourceState
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import StateError
 from qrng_grpc.files import LOOK_S
+from qrng_grpc.foreign_text import keep_foreign_text_out
 from qrng_grpc.hardening import harden
 from qrng_grpc.logs import configure_logs, get_log
 from qrng_grpc.serving import on_hangup, run_to_end, stop_event_on_signals
 from qrng_grpc.sources import EntropySource
+from qrng_grpc.sources.leg import SourceView
 from qrng_grpc.state import state_directory
 from qrng_grpc.tls import TlsWatch
 
@@ -173,23 +174,6 @@ async def collecting(
         finally:
             queue.drop_all()
             get_log().info("accounting", epoch=epoch, queued=queue.queued, **asdict(queue.counters))
-
-
-def keep_foreign_text_out() -> None:
-    """See to it that nothing a peer says is logged by libraries on its own accord.
-
-    grpc's and asyncio's messages may quote an exception that quotes the peer. Of what asyncio cannot
-    hand to anyone, the kind of exception is logged.
-    """
-    for name in ("grpc", "asyncio"):
-        library = logging.getLogger(name)
-        library.handlers = [logging.NullHandler()]
-        library.propagate = False
-    asyncio.get_running_loop().set_exception_handler(_log_kind)
-
-
-def _log_kind(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    get_log().error("unhandled", kind=type(context.get("exception")).__name__)
 
 
 def _views(readers: Sequence[BlockReader]) -> list[SourceView]:

@@ -14,12 +14,13 @@ import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationInfo, field_validator
+from pydantic import Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from qrng_collector.source_settings import AnySource, check_mix, check_mix_pace, check_own_pace, check_sources
+from qrng_collector.source_settings import check_mix, check_mix_pace, check_own_pace, check_sources
 from qrng_collector.spool import MIN_SPOOL_BYTES, read_spool_key
 from qrng_collector.target import MAX_POOLS, PoolTarget, PushTls, gateway_address
+from qrng_grpc.backoff import RetryPolicy
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
@@ -31,6 +32,7 @@ from qrng_grpc.keys import KeyRecord
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.logs import LogLevel
 from qrng_grpc.sources.http import appliance_url
+from qrng_grpc.sources.kinds import AnySource
 from qrng_grpc.sources.mixing import XOR_BITS_PER_BYTE, MixingStrategy
 
 ENV_PREFIX = "QRNG_COLLECTOR_"
@@ -47,36 +49,6 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class RetryPolicy(BaseModel):
-    """How long to wait after failures."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    initial_s: Seconds = Field(0.5, gt=0, le=3600, description="Seconds to wait after the first failure.")
-    maximum_s: Seconds = Field(
-        30, gt=0, le=3600, validate_default=True, description="The longest wait in seconds; at least initial_s."
-    )
-    multiplier: Seconds = Field(2, ge=1, le=10, description="How much longer each further wait is; 1 to 10.")
-    jitter: Seconds = Field(0.2, ge=0, le=1, description="The share of each wait that chance may take away; 0 to 1.")
-    open_after: int = Field(
-        8, ge=1, le=1000, description="Failures in a row of a source after which it is only probed now and then."
-    )
-    open_s: Seconds = Field(60, ge=0, le=3600, description="Least seconds between two such probes.")
-
-    @field_validator("maximum_s")
-    @classmethod
-    def _not_below_initial(cls, maximum: float, info: ValidationInfo) -> float:
-        if maximum < info.data.get("initial_s", 0):
-            raise ValueError("must be at least initial_s")
-        return maximum
-
-    def delay_s(self, failures: int, chance: float) -> float:
-        """Return the seconds to wait after `failures` (from 1) in a row; `chance` (0 to 1) picks within the jitter."""
-        # Beyond 64 steps every growing wait has reached its maximum, and the power would overflow.
-        grown = self.initial_s * self.multiplier ** min(failures - 1, 64)
-        return min(self.maximum_s, grown) * (1 - self.jitter * chance)
-
-
 class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have the same model_config
     """What a collector reads, how it keeps it, and where it pushes it."""
 
@@ -90,7 +62,7 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
         (),
         max_length=MAX_SOURCES,
         description="Several sources, or one in detail, in place of the settings of one source below. Each entry has a"
-        " kind: system, http, grpc, device, jitter or mock.",
+        " kind: system, http, grpc, device, jitter, mock, or one that an installed package adds.",
     )
     source: SourceKind = Field(
         "system", description="Kind of source: system (os.urandom), http (Quantis appliance), device, mock (simulated)."

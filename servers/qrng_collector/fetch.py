@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from qrng_collector.backoff import Backoff
 from qrng_collector.config import CollectorConfig
-from qrng_collector.leg import BlockReader
 from qrng_collector.queue import ChunkQueue
+from qrng_collector.reader import BlockReader
+from qrng_grpc.backoff import Backoff
 from qrng_grpc.clock import NS_PER_S, Clock
 from qrng_grpc.errors import SourceError
 from qrng_grpc.logs import get_log

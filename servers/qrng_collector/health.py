@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from qrng_collector.status import Observer
-from qrng_grpc.http_serving import serving_http, telling_errors, with_common_headers
+from qrng_grpc.http_replies import Reply, json_reply, telling_errors
+from qrng_grpc.http_serving import Handler, Site, found, serving_http
 
 MAX_CONNECTIONS = 16
 _GRACE_S = 1.0
@@ -27,22 +28,24 @@ async def serving_health(observer: Observer, address: str | None) -> AsyncIterat
     if address is None:
         yield None
         return
-    async with serving_http(_app(observer), address, grace_s=_GRACE_S, max_connections=MAX_CONNECTIONS) as bound:
+    async with serving_http(_site(observer), address, grace_s=_GRACE_S, max_connections=MAX_CONNECTIONS) as bound:
         yield bound
 
 
-def _app(observer: Observer) -> web.Application:
-    async def health(_request: web.Request) -> web.Response:
+def _site(observer: Observer) -> Site:
+    async def health(_request: web.BaseRequest) -> Reply:
         """200 while bytes flow, else 503."""
         if observer.ready:
-            return web.json_response({"status": "collecting"})
-        return web.json_response({"status": "not collecting"}, status=503)
+            return json_reply({"status": "collecting"})
+        return json_reply({"status": "not collecting"}, status=503)
 
-    async def status(_request: web.Request) -> web.Response:
-        return web.json_response(observer.status())
+    async def status(_request: web.BaseRequest) -> Reply:
+        return json_reply(observer.status())
 
-    app = web.Application(middlewares=[telling_errors], client_max_size=1)
-    with_common_headers(app)
-    app.router.add_get("/health", health)
-    app.router.add_get("/status", status, allow_head=False)
-    return app
+    routes: dict[str, dict[str, Handler]] = {"/health": {"GET": health, "HEAD": health}, "/status": {"GET": status}}
+
+    @telling_errors
+    async def answer(request: web.BaseRequest) -> Reply:
+        return await found(routes, request)(request)
+
+    return Site(answer)

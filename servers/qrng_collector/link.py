@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from qrng_collector.config import RetryPolicy
+from qrng_grpc.backoff import RetryPolicy
 from qrng_grpc.tls import TlsFiles, TlsWatch, client_credentials
 from qrng_grpc.v1 import push_pb2
 

@@ -22,12 +22,12 @@ from typing import Any
 
 import grpc
 
-from qrng_collector.backoff import Backoff
 from qrng_collector.config import CollectorConfig
 from qrng_collector.heartbeat import Pulse
 from qrng_collector.link import PushLink
 from qrng_collector.queue import ChunkQueue, wire_size
 from qrng_collector.signing import SigningKeys
+from qrng_grpc.backoff import Backoff
 from qrng_grpc.chunk import Chunk, Heartbeat
 from qrng_grpc.clock import Clock
 from qrng_grpc.keys import KeyRecord

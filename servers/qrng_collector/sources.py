@@ -6,18 +6,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qrng_collector.config import CollectorConfig
-from qrng_collector.leg import BlockReader, Leg, MixedReader, Pace, PlainReader
-from qrng_collector.source_settings import (
-    DeviceSettings,
-    HttpSettings,
-    MockSettings,
-    SourceSettings,
-    SystemSettings,
-    mix_requests,
-)
+from qrng_collector.reader import BlockReader, MixedReader, PlainReader
+from qrng_collector.source_settings import mix_requests
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.health_tests import Monitor, Quarantine
 from qrng_grpc.sources import EntropySource
+from qrng_grpc.sources.kinds import SourceSettings, Surroundings, open_source
+from qrng_grpc.sources.kinds.device import DeviceSettings
+from qrng_grpc.sources.kinds.http import HttpSettings
+from qrng_grpc.sources.kinds.mock import MockSettings
+from qrng_grpc.sources.kinds.system import SystemSettings
+from qrng_grpc.sources.leg import Leg, Pace
 from qrng_grpc.sources.mixing import LONGEST_LEG_TIMEOUT_S, LegSource, MixedSource
 
 
@@ -94,7 +93,7 @@ def _leg(entry: SourceSettings, config: CollectorConfig, state_dir: Path, clock:
         request_interval_s=entry.request_interval,
     )
     return Leg(
-        entry.open(timeout_s=timeout_s, state_dir=state_dir, clock=clock),
+        open_source(entry, Surroundings(timeout_s, state_dir, clock)),
         pace,
         monitor=Monitor(entry.assessed_entropy, config.alpha),
         quarantine=Quarantine(pause_s=config.quarantine_pause, clock=clock),

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qrng_collector.leg import SourceView
 from qrng_collector.push import Pusher
 from qrng_collector.queue import ChunkQueue
 from qrng_grpc import __version__
 from qrng_grpc.clock import NS_PER_S, Clock
 from qrng_grpc.labels import Condition
+from qrng_grpc.sources.leg import SourceView
 
 RATE_WINDOW_S = 60
 """Over how long rates are averaged."""

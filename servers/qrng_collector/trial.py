@@ -11,10 +11,10 @@ import asyncio
 from dataclasses import dataclass
 
 from qrng_collector.config import CollectorConfig
-from qrng_collector.leg import Leg
 from qrng_collector.sources import make_legs
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import SourceError
+from qrng_grpc.sources.leg import Leg
 from qrng_grpc.state import state_directory
 
 

@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 
 from qrng_collector.app import Collector, collecting
 from qrng_collector.config import ENV_PREFIX, CollectorConfig
-from qrng_collector.leg import SourceView
 from qrng_grpc.config import load
 from qrng_grpc.labels import Condition, SourceClass
+from qrng_grpc.sources.leg import SourceView
 from qrng_grpc.testing import QuantisAppliance
 from qrng_grpc.testing.appliance import Fault, Misbehaviour
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway

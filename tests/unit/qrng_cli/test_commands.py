@@ -88,7 +88,7 @@ def test_missing_package(blocked: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", ["gateway", "collector", "up", "test", "config check"])
+@pytest.mark.parametrize("arguments", ["gateway", "collector", "up", "test", "config check", "profile check"])
 def test_help_without_servers(arguments: str) -> None:
     """What a server's subcommand takes can be read where the servers' packages are not installed."""
     packages = ("aiohttp", "structlog", "numpy", "cryptography", "grpc_health", "grpc_reflection")

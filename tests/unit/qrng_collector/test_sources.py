@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from qrng_collector.config import ENV_PREFIX, CollectorConfig
-from qrng_collector.leg import Leg, MixedReader
-from qrng_collector.source_settings import AnySource, RequestSettings
+from qrng_collector.reader import MixedReader
 from qrng_collector.sources import make_readers, mix_patience_s, source_entries
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
+from qrng_grpc.sources.kinds import offers
+from qrng_grpc.sources.kinds.http import RequestSettings
+from qrng_grpc.sources.leg import Leg
 from qrng_grpc.sources.presets import PRESETS
 
 REQUIRED = {
@@ -117,26 +119,26 @@ sources:
     ([HTTP, HTTP | {"device_id": "q2"}], {}, "sources: two of them are the same source under two names"),
     ([GRPC, GRPC | {"device_id": "q2"}], {}, "sources: two of them are the same source under two names"),
     ([DEVICE, DEVICE | {"device_id": "d2"}], {}, "sources: two of them are the same source under two names"),
-    ([SYSTEM | {"device_id": "mine"}], {}, "sources.0.system.device_id: there is no such setting"),
-    ([JITTER | {"source_class": "quantum"}], {}, "sources.0.jitter.source_class: there is no such setting"),
+    ([SYSTEM | {"device_id": "mine"}], {}, "sources.0.device_id: there is no such setting"),
+    ([JITTER | {"source_class": "quantum"}], {}, "sources.0.source_class: there is no such setting"),
     ([HTTP], {"BEST_CLASS": "hardware"}, "sources: q: quantum is better than best_class"),
-    ([HTTP | {"url": "http://192.0.2.7"}], {}, "sources.0.http: plain http"),
-    ([HTTP | {"preset": "lfd", "url": None, "source_class": "quantum", "api_key": "k"}], {}, "sources.0.http: the pro"),
-    ([HTTP | {"preset": "anu", "url": None}], {}, "sources.0.http: the provider needs a key"),
-    ([VAULT | {"device_id": "v", "api_key": "t", "source_class": "quantum"}], {}, "sources.0.http: bytes of vault are"),
-    ([HTTP | {"request": {"url": "https://x/{bytes}", "reader": "tea"}}], {}, "sources.0.http.request.reader: "),
-    ([HTTP | {"preset": "lfd", "request": {"url": "https://x", "reader": "raw"}}], {}, "sources.0.http.request: give"),
-    ([HTTP | {"fingerprint": "ab"}], {}, "sources.0.http: a fingerprint is a SHA-256"),
-    ([HTTP | {"client_cert_file": "x"}], {}, "sources.0.http: a client certificate and its key"),
-    ([HTTP | {"api_key_file": "/does/not/exist"}], {}, "sources.0.http.api_key_file: cannot be read"),
-    ([HTTP | {"assessed_entropy": 9}], {}, "sources.0.http.assessed_entropy: "),
-    ([HTTP | {"assessed_entropy": 0}], {}, "sources.0.http.assessed_entropy: "),
-    ([HTTP | {"start_up_size": 1023}], {}, "sources.0.http.start_up_size: "),
-    ([HTTP | {"device_id": "no id"}], {}, "sources.0.http.device_id: expected 1 to 64"),
-    ([GRPC | {"address": "192.0.2.7:1"}], {}, "sources.0.grpc: server address: plaintext"),
-    ([GRPC | {"method_path": "nowhere"}], {}, "sources.0.grpc: path: expected"),
-    ([GRPC | {"request_prefix": "xy"}], {}, "sources.0.grpc.request_prefix: "),
-    ([GRPC | {"reply_echo_field": 2}], {}, "sources.0.grpc: request_echo_field"),
+    ([HTTP | {"url": "http://192.0.2.7"}], {}, "sources.0: plain http"),
+    ([HTTP | {"preset": "lfd", "url": None, "source_class": "quantum", "api_key": "k"}], {}, "sources.0: the pro"),
+    ([HTTP | {"preset": "anu", "url": None}], {}, "sources.0: the provider needs a key"),
+    ([VAULT | {"device_id": "v", "api_key": "t", "source_class": "quantum"}], {}, "sources.0: bytes of vault are"),
+    ([HTTP | {"request": {"url": "https://x/{bytes}", "reader": "tea"}}], {}, "sources.0.request.reader: "),
+    ([HTTP | {"preset": "lfd", "request": {"url": "https://x", "reader": "raw"}}], {}, "sources.0.request: give"),
+    ([HTTP | {"fingerprint": "ab"}], {}, "sources.0: a fingerprint is a SHA-256"),
+    ([HTTP | {"client_cert_file": "x"}], {}, "sources.0: a client certificate and its key"),
+    ([HTTP | {"api_key_file": "/does/not/exist"}], {}, "sources.0.api_key_file: cannot be read"),
+    ([HTTP | {"assessed_entropy": 9}], {}, "sources.0.assessed_entropy: "),
+    ([HTTP | {"assessed_entropy": 0}], {}, "sources.0.assessed_entropy: "),
+    ([HTTP | {"start_up_size": 1023}], {}, "sources.0.start_up_size: "),
+    ([HTTP | {"device_id": "no id"}], {}, "sources.0.device_id: expected 1 to 64"),
+    ([GRPC | {"address": "192.0.2.7:1"}], {}, "sources.0: server address: plaintext"),
+    ([GRPC | {"method_path": "nowhere"}], {}, "sources.0: path: expected"),
+    ([GRPC | {"request_prefix": "xy"}], {}, "sources.0.request_prefix: "),
+    ([GRPC | {"reply_echo_field": 2}], {}, "sources.0: request_echo_field"),
     ([SYSTEM], {"SOURCE": "mock"}, "source: has no effect with sources"),
     ([SYSTEM], {"SOURCE_CLASS": "operating_system"}, "source_class: has no effect with sources"),
     ([SYSTEM], {"APPLIANCE_URL": "https://q"}, "appliance_url: has no effect"),
@@ -148,9 +150,9 @@ sources:
     ([HTTP], {"SOURCE_CUSTODY": "local"}, "source_custody: has no effect with sources"),
     ([HTTP], {"DEVICE_ID": "q2"}, "device_id: has no effect with sources"),
     ([HTTP], {"ASSESSED_ENTROPY": "4"}, "assessed_entropy: has no effect with sources"),
-    ([HTTP | {"url": "https://qrng..lab.example"}], {}, "sources.0.http: not a URL, or its host"),
-    ([HTTP | {"request": {"url": "https://x", "reader": "raw"}}], {}, "sources.0.http: a request says"),
-    ([HTTP | {"request": {"url": "{base}/{bytes}", "reader": "raw", "body": "{kee}"}}], {}, "sources.0.http: a header"),
+    ([HTTP | {"url": "https://qrng..lab.example"}], {}, "sources.0: not a URL, or its host"),
+    ([HTTP | {"request": {"url": "https://x", "reader": "raw"}}], {}, "sources.0: a request says"),
+    ([HTTP | {"request": {"url": "{base}/{bytes}", "reader": "raw", "body": "{kee}"}}], {}, "sources.0: a header"),
     ([SYSTEM, SLOW_LFD], {"MIXING_STRATEGY": "xor", "FETCH_CHUNK_SIZE": "24576"}, "fetch_chunk_size: lfd: so many"),
     ([SYSTEM, SLOW_LFD], {"MIXING_STRATEGY": "hkdf", "FETCH_CHUNK_SIZE": "19456"}, "fetch_chunk_size: lfd: so many"),
     ([SYSTEM | {"fetch_chunk_size": 4096}], {"BUFFER_SIZE": "4095"}, "buffer_size: must be at least the fetch_chunk"),
@@ -179,9 +181,9 @@ def test_every_mistake_is_reported_at_once() -> None:
     )
     assert sorted(mistake.split(":")[0] for mistake in found) == [
         "fetch_interval",
-        "sources.0.http.device_id",
-        "sources.0.http.start_up_size",
-        "sources.1.grpc.mode",
+        "sources.0.device_id",
+        "sources.0.start_up_size",
+        "sources.1.mode",
     ]
     assert "secret" not in "".join(found)
 
@@ -197,14 +199,14 @@ def test_a_key_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert settings.key is not None
     assert settings.key.get_secret_value() == "token"
     (found,) = mistakes(entry | {"api_key": "other"})
-    assert found.startswith("sources.0.http.api_key_file: give api_key or api_key_file")
+    assert found.startswith("sources.0.api_key_file: give api_key or api_key_file")
     file.chmod(0o644)
     (found,) = mistakes(entry)
-    assert found.startswith("sources.0.http.api_key_file: can be read")
+    assert found.startswith("sources.0.api_key_file: can be read")
     file.chmod(0o600)
     file.write_text("\n")
     (found,) = mistakes(entry)
-    assert found.startswith("sources.0.http.api_key_file: is empty")
+    assert found.startswith("sources.0.api_key_file: is empty")
 
 
 def test_several_appliances_can_be_mixed(tmp_path: Path) -> None:
@@ -274,6 +276,5 @@ def test_alpha_is_a_power_of_two() -> None:
 
 def test_every_setting_of_an_entry_is_described() -> None:
     """A reference can be made from the models alone."""
-    union, _ = get_args(AnySource)
-    for model in (*get_args(union), RequestSettings):
+    for model in (*(offer.load() for offer in offers()), RequestSettings):
         assert all(field.description for field in model.model_fields.values()), model

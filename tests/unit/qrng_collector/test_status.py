@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from qrng_collector.leg import SourceView
 from qrng_collector.queue import ChunkQueue
 from qrng_collector.status import RATE_WINDOW_S, Observer, Watched
 from qrng_grpc.chunk import Block, BlockLabel
 from qrng_grpc.labels import Condition, SourceClass
+from qrng_grpc.sources.leg import SourceView
 from qrng_grpc.testing import ManualClock
 
 LABEL = BlockLabel(("q",), SourceClass.QUANTUM)

@@ -293,6 +293,29 @@ def test_missing_file_is_a_mistake(tmp_path: Path) -> None:
     assert mistake.endswith("gone.yaml: cannot be read (FileNotFoundError)")
 
 
+def test_placeholders(tmp_path: Path) -> None:
+    """A placeholder never starts a program, is one mistake under its setting's name, and may lie open."""
+    shared = tmp_path / "shared.env"
+    shared.write_text(f"{PREFIX}SECRET=replace-with-your-key\n{PREFIX}URLS='[\"replace-with-your-url\"]'\n")
+    shared.chmod(0o644)
+    with pytest.raises(ConfigError) as refusal:
+        load(Example, prefix=PREFIX, environ={}, env_files=[shared])
+    names = [mistake.partition(":")[0] for mistake in refusal.value.mistakes]
+    assert sorted(names) == ["secret", "urls.0"]
+    own = {f"{PREFIX}SECRET": "s" * 32, f"{PREFIX}URLS": '["https://192.0.2.7"]'}
+    assert load(Example, prefix=PREFIX, environ=own, env_files=[shared]).urls == ("https://192.0.2.7",)
+
+
+@pytest.mark.parametrize("secret", ["replace-with-your-key,sssssss", "replace with your key", "replace-with-Yours"])
+def test_no_placeholder_hides_a_secret(tmp_path: Path, secret: str) -> None:
+    """What only begins like a placeholder is a secret like any other, and does not lie open."""
+    shared = tmp_path / "shared.env"
+    shared.write_text(f"{PREFIX}SECRET={secret}\n")
+    shared.chmod(0o644)
+    with pytest.raises(ConfigError, match="must be yours alone"):
+        load(Example, prefix=PREFIX, environ={}, env_files=[shared])
+
+
 @pytest.mark.parametrize(
     ("address", "split"),
     [

@@ -19,6 +19,8 @@ from qrng_grpc.generic_codec import (
     MAX_FIELDS,
     MalformedReplyError,
     MessageShape,
+    RequestWriter,
+    WrongEchoError,
     bytes_field,
     decode_reply,
     encode_request,
@@ -141,6 +143,39 @@ def test_order_and_unknown_fields_do_not_matter(draw: st.DataObject) -> None:
     assert (reply.data, reply.echo) == (data[-1], echoes[-1])
 
 
+@given(NUMBERS, st.none() | NUMBERS, st.lists(st.tuples(st.integers(0, MAX_COUNT), INT64), max_size=6))
+def test_a_writer_writes_what_is_encoded(
+    count_field: int, echo_field: int | None, asked: list[tuple[int, int]]
+) -> None:
+    """A writer that remembers sizes writes the same bytes as one that does not, for every shape."""
+    if echo_field == count_field:
+        echo_field = None
+    shape = MessageShape(count_field, 1, request_echo_field=echo_field, reply_echo_field=echo_field and 2)
+    writer = RequestWriter(shape)
+    for count, number in [*asked, *asked]:
+        echo = None if echo_field is None else number
+        assert writer.write(count, echo) == encode_request(shape, count, echo=echo)
+
+
+@given(st.data(), st.integers(0, (1 << 64) - 1))
+def test_a_stated_class_is_read(draw: st.DataObject, class_number: int) -> None:
+    """The class that a reply states is its last field of that number, anywhere in it, and 0 when it states none."""
+    shape = MessageShape(class_field=5)
+    parts = draw.draw(st.lists(unknown_fields({1, 5}), max_size=4))
+    parts += [bytes_field(1, b"abc"), varint_field(5, 7)]
+    reply = b"".join(draw.draw(st.permutations(parts))) + varint_field(5, class_number)
+    assert decode_reply(shape, reply, size=3).class_number == class_number
+    assert decode_reply(shape, bytes_field(1, b"abc"), size=3).class_number == 0
+    assert decode_reply(PLAIN, reply, size=3).class_number is None
+
+
+def test_class_of_our_own_service() -> None:
+    """In qrng.v1 the class stands in field 5, as the stub writes it."""
+    shape = MessageShape(request_echo_field=2, reply_echo_field=2, class_field=5)
+    reply = entropy_pb2.GetEntropyResponse(data=b"abc", sequence_id=9, source_class=3, device_id="x" * 200)
+    assert decode_reply(shape, reply.SerializeToString(), size=3, echo=9).class_number == 3
+
+
 def test_default_values_may_be_left_out() -> None:
     """A reply without its data holds none, and one without its echo repeats 0, as proto3 has it."""
     assert decode_reply(ECHOING, b"", size=0, echo=0).data == b""
@@ -162,7 +197,7 @@ def test_another_echo_is_refused(echo: int) -> None:
     """A reply to another request is not taken for that to ours."""
     payload = bytes_field(1, b"abcd") + varint_field(2, 7)
     assert decode_reply(ECHOING, payload, size=4, echo=7).echo == 7
-    with pytest.raises(MalformedReplyError, match="another number"):
+    with pytest.raises(WrongEchoError, match="another number"):
         decode_reply(ECHOING, payload, size=4, echo=echo)
 
 
@@ -317,6 +352,9 @@ def test_echoes_belong_to_shapes_with_one() -> None:
         ({"reply_echo_field": 2}, "both"),
         ({"request_echo_field": 1, "reply_echo_field": 2}, "request_echo_field"),
         ({"request_echo_field": 2, "reply_echo_field": 1}, "reply_echo_field"),
+        ({"class_field": 1}, "class_field"),
+        ({"class_field": 2, "request_echo_field": 2, "reply_echo_field": 2}, "class_field"),
+        ({"class_field": 19_000}, "class_field"),
         ({"prefix": b"\x12"}, "prefix"),
         ({"prefix": b"\x12\x05abc"}, "prefix"),
         ({"prefix": b"\x08\x01"}, "prefix: holds the count"),

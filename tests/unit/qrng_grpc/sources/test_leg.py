@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from qrng_collector.config import RetryPolicy
-from qrng_collector.leg import HELD_LOOK_S, Leg, MixedReader, Pace, PlainReader, SourceView
+from qrng_grpc.backoff import RetryPolicy
 from qrng_grpc.chunk import Block, BlockLabel
 from qrng_grpc.errors import SourceError
 from qrng_grpc.health_tests import Monitor, Quarantine
 from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.sources import EntropySource
-from qrng_grpc.sources.mixing import LegSource, MixedSource
+from qrng_grpc.sources.leg import HELD_LOOK_S, Leg, Pace, SourceView
 from qrng_grpc.sources.mock import SeededStream
 from qrng_grpc.testing import LedgerSource, ManualClock
 from qrng_grpc.testing.faults import ByteStream, biased_bits, cached_body, repeating, stuck_bit, stuck_byte
@@ -417,7 +416,7 @@ async def test_an_unforeseen_failure_is_one_of_that_source() -> None:
 
 
 async def test_a_silent_or_short_source_fails() -> None:
-    """No answer in time, or another number of bytes than asked for, is a failure."""
+    """No answer in time, another number of bytes than asked for, or something else than bytes, is a failure."""
 
     class Silent(StreamSource):
         async def read(self, size: int) -> bytes:
@@ -428,75 +427,14 @@ async def test_a_silent_or_short_source_fails() -> None:
         async def read(self, size: int) -> bytes:
             return self.stream.take(size - 1)
 
+    class Wordy(StreamSource):
+        async def read(self, size: int) -> bytes:
+            words: Any = "x" * size
+            return words
+
+    wordy = leg_of(Wordy(SeededStream(1)), ManualClock())
+    assert (await failure_of(wordy)).message == "the source delivered no bytes but a str"
     silent = leg_of(Silent(SeededStream(1)), ManualClock(), timeout_s=0.01)
     assert (await failure_of(silent)).message == "the source did not answer in time"
     short = leg_of(Short(SeededStream(1)), ManualClock())
     assert (await failure_of(short)).message == "the source delivered 1023 bytes where 1024 were asked for"
-
-
-def mixed(sources: Sequence[StreamSource], clock: ManualClock, choice: Any) -> MixedReader:
-    legs = [leg_of(source, clock) for source in sources]
-    mix = MixedSource("xor", [LegSource(leg, 8.0) for leg in legs], on_missing_leg=choice, clock=clock)
-    return MixedReader(mix, legs, Pace(64, 1.0, 5.0), clock)
-
-
-async def test_a_mix_takes_only_what_passed() -> None:
-    """A leg in quarantine is missing: the mix goes on under the other's label, says so once, and recovers."""
-    clock = ManualClock()
-    good, bad = StreamSource(SeededStream(1), SYSTEM), StreamSource(stuck_byte(after=START_UP + 64), QUANTUM)
-    reader = mixed([bad, good], clock, "degrade")
-    with capture_logs() as logs:
-        block = await reader.read(64)
-        assert block.label == BlockLabel(
-            ("q", "s"), SourceClass.QUANTUM, Processing.MIXED, Custody.LOCAL, HealthVerdict.PASSED
-        )
-        for _ in range(2):
-            weaker = (await reader.read(64)).label
-            assert (weaker.device_ids, weaker.source_class) == (("s",), SourceClass.OPERATING_SYSTEM)
-        assert [view.condition for view in reader.states()] == [Condition.QUARANTINED, Condition.DELIVERING]
-        bad.stream = SeededStream(9)
-        clock.advance(60)
-        assert (await reader.read(64)).label == block.label
-    told = [entry["event"] for entry in logs if entry["event"].startswith("mix")]
-    assert told == ["mix_misses_legs", "mix_complete"]
-    with capture_logs() as logs:
-        await reader.close()
-        await reader.close()
-    assert [(entry["event"], entry.get("used_up"), entry.get("fetched"), entry["discarded"]) for entry in logs] == [
-        ("mix_accounting", 128, None, 0),
-        ("source_accounting", None, START_UP + 4 * 64, START_UP),
-        ("source_accounting", None, 2 * START_UP + 3 * 64, 2 * START_UP + 64),
-    ]
-    assert (good.closed, bad.closed) == (True, True)
-
-
-async def test_a_mix_set_to_stop_stops() -> None:
-    """Without one of its legs such a mix delivers nothing."""
-    clock = ManualClock()
-    reader = mixed([StreamSource(stuck_byte(), QUANTUM), StreamSource(SeededStream(1), SYSTEM)], clock, "stop")
-    with pytest.raises(SourceError, match="missing: q"):
-        await reader.read(64)
-
-
-async def test_a_mix_has_each_leg_tested_on_demand() -> None:
-    """Every leg is tested before the next block of the mix, at its own expense."""
-    sources = [StreamSource(SeededStream(1), QUANTUM), StreamSource(SeededStream(2), SYSTEM)]
-    reader = mixed(sources, ManualClock(), "stop")
-    await reader.read(64)
-    assert reader.test_anew() == 2
-    assert len(await reader.read(64)) == 64
-    assert [source.asked for source in sources] == [[START_UP, 64, START_UP, 64]] * 2
-
-
-async def test_a_plain_reader_calls_nothing_tested() -> None:
-    """Test doubles are read as they are, UNTESTED, and their failures show."""
-    source = StreamSource(stuck_byte())
-    reader = PlainReader(source, Pace(16, 1.0, 5.0), ManualClock(now_ns=5))
-    assert await reader.read(16) == Block(bytes(16), 5, 5, QUANTUM)
-    source.failures = [SourceError("unplugged")]
-    with pytest.raises(SourceError):
-        await reader.read(16)
-    assert reader.states() == [SourceView("q", SourceClass.QUANTUM, Condition.FAILING, 16, 0)]
-    assert reader.test_anew() == 0
-    await reader.close()
-    assert source.closed

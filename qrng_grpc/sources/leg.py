@@ -1,4 +1,4 @@
-"""Legs: a source with its tests, its quarantine and a pace of its own; and what the fetcher reads.
+"""Legs: a source with its tests, its quarantine and a pace of its own.
 
 Idea: whoever reads a leg gets a block that passed, or an error that says when to come again. Behind that the leg
 looks after its source, so that no other has to: it asks no faster than it is set to, stays away as
@@ -6,10 +6,6 @@ long as a busy source says, waits longer after each further failure, and after m
 now and then. What arrived is tested before anybody sees it. A block that fails is discarded and counted, and
 the source is in quarantine until it passes a start-up test again; the third time in a day it waits for
 the operator. An operator may also have a source tested on demand, before its next block.
-
-    Leg           one source, tested; also a leg of a mix
-    MixedReader   several legs, mixed
-    PlainReader   a source as it is, UNTESTED, for test doubles
 
 A test at start-up or on demand takes bytes that are used for nothing else. They are gathered in requests no larger
 than those for blocks, so that a slow source comes into service too, and what has been gathered is kept should a read
@@ -21,12 +17,9 @@ A source may fail in a way nobody foresaw. That is its failure and no other's: i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
-from qrng_collector.backoff import Backoff
-from qrng_collector.config import RetryPolicy
+from qrng_grpc.backoff import Backoff, RetryPolicy
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S, Clock
 from qrng_grpc.errors import SourceError
@@ -34,7 +27,6 @@ from qrng_grpc.health_tests import Monitor, Quarantine, QuarantineState, Verdict
 from qrng_grpc.labels import Condition, HealthVerdict, SourceClass
 from qrng_grpc.logs import get_log
 from qrng_grpc.sources import EntropySource
-from qrng_grpc.sources.mixing import MixedSource
 
 HELD_LOOK_S = 60.0
 """Seconds after which a source that waits for the operator is looked at again, without asking it anything."""
@@ -42,7 +34,7 @@ HELD_LOOK_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class SourceView:
-    """How one source does. Bytes are counted since the collector started."""
+    """How one source does. Bytes are counted since it was opened."""
 
     device_id: str
     source_class: SourceClass
@@ -51,48 +43,6 @@ class SourceView:
     """Whatever the source delivered, in the number that was asked for."""
     discarded_bytes: int
     """Of these: taken for tests at start-up and on demand, or of blocks that failed or were never completed."""
-
-
-class BlockReader(Protocol):
-    """Something blocks are read from."""
-
-    @property
-    def label(self) -> BlockLabel:
-        """What is to be expected of the next block."""
-        ...
-
-    @property
-    def fetch_size(self) -> int:
-        """Bytes to ask for at a time."""
-        ...
-
-    @property
-    def fetch_interval_s(self) -> float:
-        """Seconds between the starts of two reads."""
-        ...
-
-    async def read(self, size: int) -> Block:
-        """Return a block of `size` bytes, with its capture times and label.
-
-        Raises SourceError, with `retry_after_s` where it is known when asking again makes sense. Cancelled, it
-        discards what it had read.
-        """
-        ...
-
-    def states(self) -> list[SourceView]:
-        """How the sources behind it do."""
-        ...
-
-    def test_anew(self) -> int:
-        """Have each source tested before its next block, also one that waits for the operator.
-
-        Returns how many sources that concerns.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close the sources. Closing twice does no harm."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,53 +73,11 @@ class _Gathered:
         self.data += reply
 
 
-class PlainReader:
-    """A source as it is: nothing is tested, so nothing is called tested."""
-
-    def __init__(self, source: EntropySource, pace: Pace, clock: Clock) -> None:
-        self.label = source.label
-        self.fetch_size = pace.size
-        self.fetch_interval_s = pace.interval_s
-        self._source = source
-        self._timeout_s = pace.timeout_s
-        self._clock = clock
-        self._fetched_bytes = 0
-        self._condition = Condition.DELIVERING
-
-    async def read(self, size: int) -> Block:
-        """Read one block. Raises SourceError, also for a number of bytes that was not asked for."""
-        start_ns = self._clock.now_ns()
-        try:
-            data = await _exactly(self._source, size, self._timeout_s)
-        except SourceError:
-            self._condition = Condition.FAILING
-            raise
-        self._condition = Condition.DELIVERING
-        self._fetched_bytes += size
-        return _block(data, start_ns, self._clock, self.label)
-
-    def states(self) -> list[SourceView]:
-        """How each of its devices does."""
-        label = self.label
-        return [
-            SourceView(device_id, label.source_class, self._condition, self._fetched_bytes, 0)
-            for device_id in label.device_ids
-        ]
-
-    def test_anew(self) -> int:
-        """Nothing here is tested."""
-        return 0
-
-    async def close(self) -> None:
-        """Close the source."""
-        await self._source.close()
-
-
 class Leg:
     """One source, tested.
 
     It owns `source`. `start_up_bytes`, at least 1024, are what a test at start-up or on demand takes. Its label is
-    that of the source with the verdict PASSED, since no other byte leaves it. It is a `BlockReader`, and a
+    that of the source with the verdict PASSED, since no other byte leaves it. It is also a
     `LabelledSource` for a mix. Reads do not overlap.
     """
 
@@ -213,20 +121,29 @@ class Leg:
             return Condition.QUARANTINED
         return Condition.FAILING if self._backoff.failures else Condition.DELIVERING
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it passed its start-up test and has failed nothing since."""
+        return self._quarantine.trusted
+
+    async def make_ready(self) -> None:
+        """Let the source earn its trust, unless it has it. Raises SourceError, with the seconds to stay away."""
+        self._check_rest()
+        if not self._quarantine.trusted:
+            await self._start_up()
+
     async def read(self, size: int) -> Block:
         """Return a block that passed. Raises SourceError, with the seconds to stay away.
 
         A source that has none to give is not asked before: early reads fail at once.
         """
-        self._check_rest()
-        if not self._quarantine.trusted:
-            await self._start_up()
-        elif self._test_demanded:
+        await self.make_ready()
+        if self._test_demanded:
             await self._on_demand()
         await self._turn()
         start_ns = self._clock.now_ns()
         gathered = await self._gather_block(size)
-        block = _block(bytes(gathered.data), start_ns, self._clock, self.label)
+        block = block_of(bytes(gathered.data), start_ns, self._clock, self.label)
         self._judge(self._monitor.check(block.data, gathered.replies), size)
         return block
 
@@ -317,7 +234,7 @@ class Leg:
         await self._turn()
         self._may_ask_ns = self._clock.monotonic_ns() + round(self._pace.request_interval_s * NS_PER_S)
         try:
-            data = await _exactly(self._source, size, self._pace.timeout_s)
+            data = await exactly(self._source, size, self._pace.timeout_s)
         except SourceError as error:
             wait_s = self._rest(error)
             raise SourceError(error.message, retry_after_s=wait_s) from None
@@ -361,61 +278,7 @@ class Leg:
         )
 
 
-class MixedReader:
-    """A mix of legs. It owns them. What changes about it is logged: a leg that went missing, a leg that is back."""
-
-    def __init__(self, mix: MixedSource, legs: Sequence[Leg], pace: Pace, clock: Clock) -> None:
-        self.fetch_size = pace.size
-        self.fetch_interval_s = pace.interval_s
-        self._mix = mix
-        self._legs = legs
-        self._clock = clock
-        self._told: tuple[str, ...] = ()
-        self._closed = False
-        self._log = get_log()
-
-    @property
-    def label(self) -> BlockLabel:
-        """The label of the latest block; before the first, what holds when every leg answers."""
-        return self._mix.label
-
-    async def read(self, size: int) -> Block:
-        """Return a mixed block. Raises SourceError."""
-        start_ns = self._clock.now_ns()
-        try:
-            data, label = await self._mix.read_labelled(size)
-        finally:
-            self._tell()
-        return _block(data, start_ns, self._clock, label)
-
-    def states(self) -> list[SourceView]:
-        """How each leg's source does."""
-        return [view for leg in self._legs for view in leg.states()]
-
-    def test_anew(self) -> int:
-        """Have every leg tested before its next block, also those that wait for the operator."""
-        return sum([leg.test_anew() for leg in self._legs])
-
-    async def close(self) -> None:
-        """Close every leg, and log what mixing used up and what it had to discard."""
-        if not self._closed:
-            self._closed = True
-            counters = self._mix.counters
-            self._log.info("mix_accounting", used_up=counters.used_up_bytes, discarded=counters.discarded_bytes)
-        await self._mix.close()
-
-    def _tell(self) -> None:
-        missing = tuple(self._mix.missing)
-        if missing == self._told:
-            return
-        self._told = missing
-        if missing:
-            self._log.warning("mix_misses_legs", device_ids=missing)
-        else:
-            self._log.info("mix_complete")
-
-
-async def _exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
+async def exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
     """Return `size` bytes of `source`. Raises SourceError when it brings others, or none within the time."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -427,14 +290,17 @@ async def _exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
     except Exception as error:  # the boundary of a source: whatever goes wrong in one must not end the others
         fault = f"the source failed in a way nobody foresaw ({type(error).__name__})"
     else:
-        if len(data) == size:
+        if not isinstance(data, bytes):  # a stranger's code, whatever it promises
+            fault = f"the source delivered no bytes but a {type(data).__name__}"
+        elif len(data) == size:
             return data
-        fault = f"the source delivered {len(data)} bytes where {size} were asked for"
+        else:
+            fault = f"the source delivered {len(data)} bytes where {size} were asked for"
     # Raised out here, the error does not carry the other one, whose text may be a stranger's.
     raise SourceError(fault)
 
 
-def _block(data: bytes, start_ns: int, clock: Clock, label: BlockLabel) -> Block:
+def block_of(data: bytes, start_ns: int, clock: Clock, label: BlockLabel) -> Block:
     """Return what was asked for at `start_ns` as a block."""
     # The wall clock may have been set back in between; a capture never ends before it starts.
     return Block(data, start_ns, max(start_ns, clock.now_ns()), label)
