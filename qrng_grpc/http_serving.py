@@ -1,29 +1,36 @@
-"""Small HTTP servers with aiohttp: bounded, and silent about their clients.
+"""Small HTTP servers on aiohttp's: bounded, silent about their clients, and with little between request and reply.
 
 Idea: what REST of a gateway and health of a collector have in common. Connections, lines, headers and the
 patience with clients that send or read slowly are bounded, errors are one JSON shape, nothing may be kept by a
-cache, and nothing of a request is logged, since its address may hold a key. Needs the extra `qrng-grpc[server]`.
+cache, and nothing of a request is logged, since its address may hold a key.
+
+aiohttp keeps the connections and reads the requests. What it has on top of that, an application with its router,
+middlewares and signals, a dozen fixed addresses do not need: there is one function from a request to a `Reply`. And
+since most clients send the very same request again and again, a request is first looked up among those
+that came before; one that is found there is not read again. Needs the extra `qrng-grpc[server]`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from math import ceil
-from typing import cast
+from math import inf
+from typing import Any, NamedTuple, TypeVar, cast
 
-from aiohttp import HttpVersion10, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from qrng_grpc.config import host_and_port
-from qrng_grpc.errors import AuthenticationError, ConfigError, InvalidRequestError, PoolShortError, QrngError
-from qrng_grpc.logs import get_log
+from qrng_grpc.errors import ConfigError, InvalidRequestError, QrngError
+from qrng_grpc.http_replies import Again, Reply, error_reply, refused
 from qrng_grpc.serving import MAX_CONNECTIONS
 from qrng_grpc.tls import RenewedContext
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
 
 IDLE_S = 75.0
 
@@ -32,25 +39,39 @@ _MAX_HEADERS = 64
 """Lines of headers in a request, each of at most `_MAX_LINE` bytes: 256 KiB in all."""
 _LINGERING_S = 2.0
 """How long the rest of a body that nobody wants is read and thrown away, so that its sender sees the reply."""
-_RETRY_S = 10.0
-"""After how long to come back when a server is unavailable and nobody knows better."""
-_REASONS = {
-    404: "NOT_FOUND",
-    405: "METHOD_NOT_ALLOWED",
-    408: "TIMEOUT",
-    413: "TOO_LARGE",
-    415: "UNSUPPORTED_MEDIA_TYPE",
-}
+MAX_KNOWN = 1024
+"""Requests that are known again."""
+LONGEST_KNOWN = 4096
+"""Bytes of the longest request that is."""
+_NEVER_S = 1e9
 
-log = get_log()
 # What aiohttp itself would say of a broken request quotes it.
 _silent = logging.getLogger("qrng_grpc.http_serving.silent")
 _silent.disabled = True
 
+Handler = Callable[[web.BaseRequest], Awaitable[Reply]]
+
+
+class Site(NamedTuple):
+    """What is served: who answers, and never raises, and how many bytes the body of a request may have."""
+
+    answer: Handler
+    max_body_bytes: int = 1
+
+
+def found(routes: Mapping[str, Mapping[str, T]], request: web.BaseRequest) -> T:
+    """Return what `routes` have for the path and method of `request`. Raises HTTPException where that is nothing."""
+    methods = routes.get(request.rel_url.path_safe)
+    if methods is None:
+        raise web.HTTPNotFound
+    if request.method not in methods:
+        raise web.HTTPMethodNotAllowed(request.method, methods)
+    return methods[request.method]
+
 
 @asynccontextmanager
 async def serving_http(
-    app: web.Application,
+    site: Site,
     address: str,
     *,
     grace_s: float,
@@ -59,7 +80,7 @@ async def serving_http(
     tls: ssl.SSLContext | None = None,
     max_age_s: float | None = None,
 ) -> AsyncIterator[str]:
-    """Serve `app` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
+    """Serve `site` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
 
     Connections beyond `max_connections` are closed at once, others when they bring no whole request for
     `idle_s` seconds, or leave a reply unread for as long. Leaving takes at most `grace_s` seconds: half of them
@@ -68,21 +89,21 @@ async def serving_http(
     Raises ConfigError when it cannot listen there.
     """
     host, port = host_and_port(address)
-    if isinstance(tls, RenewedContext):
-        app.on_response_prepare.append(_ending_outdated(tls))
-    if max_age_s is not None:
-        app.on_response_prepare.append(_ending_aged(max_age_s))
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,
+    server, known = _server(site), Known()
+    runner = web.ServerRunner(
+        server,
         shutdown_timeout=grace_s / 2,  # aiohttp waits twice: for the handler, then for its cancelled rest
     )
     await runner.setup()
+
+    def admit() -> asyncio.Protocol:
+        if len(server.connections) >= max_connections:
+            return _TurnedAway()
+        return _Connection(server, known, idle_s, inf if max_age_s is None else max_age_s, tls)
+
     try:
         try:
-            listener = await asyncio.get_running_loop().create_server(
-                _admitting(runner, max_connections, idle_s), host, port, ssl=tls, reuse_port=False
-            )
+            listener = await asyncio.get_running_loop().create_server(admit, host, port, ssl=tls, reuse_port=False)
         except OSError as error:
             raise ConfigError([f"{address}: cannot listen there ({error.strerror or type(error).__name__})"]) from None
         bound = listener.sockets[0].getsockname()[1]
@@ -94,26 +115,32 @@ async def serving_http(
         await runner.cleanup()
 
 
-def _ending_outdated(tls: RenewedContext) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    async def end(request: web.Request, response: web.StreamResponse) -> None:
-        connection = request.get_extra_info("ssl_object")
-        if connection is not None and not tls.made(connection):
-            _end_with(response)
+def _server(site: Site) -> web.Server:
+    loop = asyncio.get_running_loop()
 
-    return end
+    def request_of(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=site.max_body_bytes)
+
+    async def answer(request: web.BaseRequest) -> Reply:
+        if request.version < HttpVersion10:
+            return refused(InvalidRequestError("HTTP/1.0 or later is required"))
+        connection = _connection_of(request)
+        connection.wait_for_us()
+        if hdrs.EXPECT in request.headers:
+            await connection.let_continue(request)
+        return await site.answer(request)
+
+    # A `Reply` is all that aiohttp needs of a response, but not the class it names.
+    return web.Server(cast(Any, answer), request_factory=request_of, handler_cancellation=True)
 
 
-def _ending_aged(max_age_s: float) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    async def end(request: web.Request, response: web.StreamResponse) -> None:
-        if cast(_Discreet, request.protocol).age_s >= max_age_s:
-            _end_with(response)
-
-    return end
+def peer_of(request: web.BaseRequest) -> str:
+    """Return whose connection a request came by, as grpc would name it."""
+    return _connection_of(request).peer
 
 
-def _end_with(response: web.StreamResponse) -> None:
-    response.force_close()
-    response.headers[hdrs.CONNECTION] = "close"
+def _connection_of(request: web.BaseRequest) -> _Connection:
+    return cast(_Connection, request.protocol)
 
 
 class _TurnedAway(asyncio.Protocol):
@@ -124,57 +151,167 @@ class _TurnedAway(asyncio.Protocol):
         transport.close()
 
 
-class _Discreet(web.RequestHandler):
-    """A connection whose broken requests are refused in our words; aiohttp's own quote the request.
+class Known:
+    """Requests that came before, and how they are answered again. The oldest is forgotten first.
 
-    It ends when its client reads nothing for as long as it may be idle: aiohttp would wait for ever.
+    A request holds a key, so what is kept of it is its hash, under a secret that this process made up.
     """
 
-    __slots__ = ("_impatience", "_since_s")
+    def __init__(self) -> None:
+        self._keyed = hashlib.blake2s(key=secrets.token_bytes(32), digest_size=16)
+        self._requests: dict[bytes, Again] = {}
 
-    _impatience: asyncio.TimerHandle | None
+    def find(self, text: bytes) -> Again | None:
+        """Return how the request `text` is answered again, None when it is not known."""
+        return self._requests.get(self._hash(text)) if len(text) <= LONGEST_KNOWN else None
+
+    def keep(self, text: bytes, again: Again) -> None:
+        """Remember the request `text`, unless it is too long."""
+        if len(text) > LONGEST_KNOWN:
+            return
+        if len(self._requests) >= MAX_KNOWN:
+            del self._requests[next(iter(self._requests))]
+        self._requests[self._hash(text)] = again
+
+    def _hash(self, text: bytes) -> bytes:
+        keyed = self._keyed.copy()
+        keyed.update(text)
+        return keyed.digest()
+
+
+class _Connection(web.RequestHandler):
+    """A connection, on which requests that are `known` are answered without aiohttp.
+
+    It is to end with its next reply when it is older than `max_age_s`, or `tls` was renewed. It ends when its client
+    brings no whole request for `idle_s`, or reads nothing for as long, while aiohttp would wait for ever. Broken
+    requests are refused in our words; aiohttp's own quote them.
+    """
+
+    # A request is known by what came in one piece while the connection was *quiet*: all before was answered, and ended
+    # where a request ends. A connection that sends in other pieces, or does not wait for replies, is not quiet again.
+
+    __slots__ = (
+        "_answering",
+        "_arrived",
+        "_idle_s",
+        "_known",
+        "_max_age_s",
+        "_quiet",
+        "_since_s",
+        "_tls",
+        "_unread",
+        "_until_s",
+        "_watch",
+        "peer",
+    )
+
+    peer: str
+    """Whose it is, as grpc would name it."""
     _since_s: float
+    _watch: asyncio.TimerHandle
+
+    def __init__(
+        self, server: web.Server, known: Known, idle_s: float, max_age_s: float, tls: ssl.SSLContext | None
+    ) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=cast(Any, None),
+            logger=_silent,
+            keepalive_timeout=_NEVER_S,  # it would not know of what we answer
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_HEADERS,
+            lingering_time=_LINGERING_S,
+            auto_decompress=False,
+        )
+        self._known = known
+        self._idle_s = idle_s
+        self._max_age_s = max_age_s
+        self._tls = tls if isinstance(tls, RenewedContext) else None
+        self._answering: asyncio.Task[None] | None = None
+        self._arrived: bytes | None = None
+        self._quiet = self._unread = False
+        self._until_s = inf
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. What the system does not take at once counts as unread."""
-        self._impatience = None
         self._since_s = self._loop.time()
+        self.peer = _name_of(transport.get_extra_info("peername"))
+        # Whom a certificate names is no part of what is sent.
+        self._quiet = not transport.get_extra_info("peercert")
         cast(asyncio.WriteTransport, transport).set_write_buffer_limits(0)  # uvloop's are one without saying so
         super().connection_made(transport)
-
-    @property
-    def age_s(self) -> float:
-        """How long it has been open."""
-        return self._loop.time() - self._since_s
+        self._wait_for_client()
+        self._watch = self._loop.call_later(self._idle_s, self._look)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End."""
-        self._be_patient()
+        """End. Whoever is served takes nothing any more."""
+        self._watch.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
         super().connection_lost(exc)
 
-    def pause_writing(self) -> None:
-        """Wait for the client to read, but not for ever."""
-        super().pause_writing()
-        if self.transport is not None:
-            self._impatience = self._loop.call_later(self.keepalive_timeout, self.transport.abort)
+    # Requests
 
-    def resume_writing(self) -> None:
-        """Go on, since everything was read."""
-        self._be_patient()
-        super().resume_writing()
+    def data_received(self, data: bytes) -> None:
+        """Take in what came: answer it if it came before, else have it read."""
+        self._arrived = data if self._quiet else None
+        if self._quiet:
+            self._quiet = False
+            again = self._known.find(data)
+            answering = None if again is None else again.begin(self.peer)
+            if again is not None and answering is not None:
+                self.wait_for_us()
+                self._answering = self._loop.create_task(self._answer(answering, again.fields))
+                return
+        super().data_received(data)
 
-    def _be_patient(self) -> None:
-        if self._impatience is not None:
-            self._impatience.cancel()
-            self._impatience = None
+    async def _answer(self, answering: Coroutine[Any, Any, Reply], fields: str) -> None:
+        try:
+            reply = await answering
+        finally:
+            self._answering = None
+        if self.transport is None:
+            return
+        reply.fields += fields
+        reply.keep_alive = not self._is_over
+        self.transport.write(reply.written())
+        if not reply.keep_alive:
+            self.transport.close()
+        self._finish(self._arrived is not None)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send a reply. What is refused before there is a handler, such as an expectation, is so in our words too."""
-        if isinstance(resp, web.HTTPException):
-            resp = _in_our_words(resp)
-        return await super().finish_response(request, resp, start_time)
+        """Send a reply, after those to requests that came before; remember how to answer this one again."""
+        await self._settled()
+        reply = cast(Reply, resp)
+        if self._is_over:
+            reply.keep_alive = False
+        sent = await super().finish_response(request, resp, start_time)
+        arrived = self._arrived
+        whole = arrived is not None and _is_all(arrived, request)
+        if arrived is not None and whole and reply.again is not None:
+            self._known.keep(arrived, reply.again)
+        self._finish(whole)
+        return sent
+
+    def _finish(self, whole: bool) -> None:
+        self._quiet = whole and not self._unread
+        self._wait_for_client()
+
+    async def _settled(self) -> None:
+        """Wait for the reply to a request that came before and is not answered yet."""
+        if self._answering is not None:
+            await asyncio.wait((self._answering,))
+
+    async def let_continue(self, request: web.BaseRequest) -> None:
+        """Tell a client that waits for it to send its body. What else it expects is ignored, as RFC 9110 allows."""
+        if request.headers[hdrs.EXPECT].lower() == "100-continue":
+            await self._settled()
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the reply has not begun
 
     def handle_error(
         self,
@@ -187,90 +324,72 @@ class _Discreet(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("a reply has begun already")
         if status < 500:
-            response = _error_response(status, "INVALID_ARGUMENT", "the request is not valid HTTP")
+            reply = error_reply(status, "INVALID_ARGUMENT", "the request is not valid HTTP")
         else:
-            response = _error_response(status, QrngError.reason, "an internal fault")
-        _add_common_headers(response)
-        response.force_close()
-        return response
+            reply = error_reply(status, QrngError.reason, "an internal fault")
+        reply.keep_alive = False
+        return cast(web.StreamResponse, reply)
+
+    # Patience
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether it is to end with its next reply."""
+        if self._loop.time() - self._since_s >= self._max_age_s:
+            return True
+        if self._tls is None or self.transport is None:
+            return False
+        made = self.transport.get_extra_info("ssl_object")
+        return made is not None and not self._tls.made(made)
+
+    def wait_for_us(self) -> None:
+        """Note that a whole request is there."""
+        self._until_s = inf
+
+    def _wait_for_client(self) -> None:
+        self._until_s = self._loop.time() + self._idle_s
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read, but not for ever."""
+        super().pause_writing()
+        self._unread = True
+        self._wait_for_client()
+
+    def resume_writing(self) -> None:
+        """Go on, since everything was read."""
+        super().resume_writing()
+        self._unread = False
+
+    def _look(self) -> None:
+        """End when the client has had its time."""
+        left_s = self._until_s - self._loop.time()
+        if left_s > 0:
+            self._watch = self._loop.call_later(min(left_s, self._idle_s), self._look)
+        elif self.transport is not None and self._unread:
+            self.transport.abort()
+        else:
+            self.force_close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """End within `timeout` seconds, with the reply to a request that is being answered."""
+        if self._answering is not None:
+            await asyncio.wait((self._answering,), timeout=timeout)
+        await super().shutdown(timeout)
 
 
-def _admitting(runner: web.AppRunner, max_connections: int, idle_s: float) -> Callable[[], asyncio.Protocol]:
-    """Return what makes a protocol for each new connection: ours while there is room."""
-    server = runner.server
-    assert server is not None, "a runner that is set up has a server"  # noqa: S101
-    loop = asyncio.get_running_loop()
-
-    def admit() -> asyncio.Protocol:
-        if len(server.connections) >= max_connections:
-            return _TurnedAway()
-        return _Discreet(
-            server,
-            loop=loop,
-            access_log=_silent,
-            logger=_silent,
-            keepalive_timeout=idle_s,
-            max_line_size=_MAX_LINE,
-            max_field_size=_MAX_LINE,
-            max_headers=_MAX_HEADERS,
-            lingering_time=_LINGERING_S,
-            auto_decompress=False,
-        )
-
-    return admit
+def _is_all(arrived: bytes, request: web.BaseRequest) -> bool:
+    """Say whether `request` is all that `arrived`, of a kind that is answered alike when it comes again."""
+    return (
+        arrived.find(b"\r\n\r\n") == len(arrived) - 4
+        and request.version == HttpVersion11
+        and request.keep_alive
+        and not request.body_exists
+        and hdrs.EXPECT not in request.headers
+    )
 
 
-@web.middleware
-async def telling_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error as JSON, in one shape."""
-    try:
-        if request.version < HttpVersion10:
-            raise InvalidRequestError("HTTP/1.0 or later is required")
-        return await handler(request)
-    except QrngError as error:
-        return _error_response(error.http_status, error.reason, error.message, error.retry_after_s, error.field)
-    except web.HTTPException as error:
-        return _in_our_words(error)
-    except Exception as fault:  # the boundary: nothing of a fault of ours may travel, not even its text
-        log.error("request_failed", fault=type(fault).__name__)
-        return _error_response(500, QrngError.reason, "an internal fault; the server's log has the rest")
-
-
-def _in_our_words(error: web.HTTPException) -> web.Response:
-    response = _error_response(error.status, _REASONS.get(error.status, "INVALID_ARGUMENT"), error.reason)
-    if hdrs.ALLOW in error.headers:
-        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-    return response
-
-
-def with_common_headers(app: web.Application) -> None:
-    """Have every reply of `app` carry what all of ours do."""
-    app.on_response_prepare.append(_set_common_headers)
-
-
-async def _set_common_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    _add_common_headers(response)
-
-
-def _add_common_headers(response: web.StreamResponse) -> None:
-    response.headers[hdrs.CACHE_CONTROL] = "no-store"
-    response.headers[hdrs.SERVER] = "qrng"
-    response.headers[hdrs.ACCEPT_RANGES] = "none"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-
-
-def _error_response(
-    status: int, reason: str, message: str, retry_after_s: float | None = None, field: str | None = None
-) -> web.Response:
-    error: dict[str, str | int] = {"reason": reason, "message": message}
-    if field is not None:
-        error["field"] = field
-    headers = {}
-    if retry_after_s is None and status == PoolShortError.http_status:
-        retry_after_s = _RETRY_S
-    if retry_after_s is not None:
-        error["retry_after_seconds"] = ceil(retry_after_s)
-        headers[hdrs.RETRY_AFTER] = str(ceil(retry_after_s))
-    if status == AuthenticationError.http_status:
-        headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
-    return web.json_response({"error": error}, status=status, headers=headers)
+def _name_of(peername: Any) -> str:
+    if not peername:
+        return "unix:"
+    host, port = peername[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

@@ -94,6 +94,6 @@ async def own_rest(
     front: Front, *, observer: Observer | None = None, origins: Collection[str] = (), **settings: Any
 ) -> AsyncIterator[str]:
     """Serve REST of the front's gateway once more; `settings` are those of `serving_http`."""
-    app = own_api(front, observer=observer, origins=origins).app()
-    async with serving_http(app, "127.0.0.1:0", grace_s=1, **settings) as address:
+    site = own_api(front, observer=observer, origins=origins).site()
+    async with serving_http(site, "127.0.0.1:0", grace_s=1, **settings) as address:
         yield address

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,6 +18,7 @@ from structlog.testing import capture_logs
 
 from qrng_gateway.observation.status import GatewayStatus
 from qrng_grpc.chunk import BlockLabel, Heartbeat, Identity, SourceState
+from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, changing_client_file, digest_of
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Condition, SourceClass
@@ -242,6 +245,37 @@ async def test_a_client_that_leaves_while_waiting_takes_nothing(http: aiohttp.Cl
         await until(lambda: gateway.gateway.pool.waiting == 0)
         await gateway.push(os.urandom(5))
         assert gateway.gateway.pool.level == 5
+
+
+async def test_a_request_that_came_before_counts_like_any_other(http: aiohttp.ClientSession) -> None:
+    """The same request again gets other bytes, is counted, and is refused when its client has sent too many."""
+    async with running_gateway(rate_limit=3, address_rate_limit=1000, max_wait=0) as gateway:
+        data = os.urandom(15)
+        await gateway.push(data)
+        replies = [await get(http, gateway, "/api/random?bytes=5&encoding=raw") for _ in range(4)]
+        assert b"".join(body for _, _, body in replies[:3]) == data
+        assert [headers["X-QRNG-Requests-Left"] for _, headers, _ in replies] == ["2", "1", "0", "0"]
+        assert [status for status, _, _ in replies] == [200, 200, 200, 429]
+        _, _, metrics = await get(http, gateway, "/metrics", headers={})
+        assert b'qrng_calls_total{method="GET /api/random",status="200"} 3.0' in metrics
+        assert b'qrng_calls_total{method="GET /api/random",status="429"} 1.0' in metrics
+
+
+async def test_a_key_that_is_withdrawn_opens_nothing_again(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """However often a request was answered, it is not once its key was revoked."""
+    file, key = tmp_path / "clients.yaml", "a-key-that-will-be-revoked"
+    with changing_client_file(file) as records:
+        records.append(ClientRecord(Client("leaver"), (KeyDigest(digest_of(key)),)))
+    async with running_gateway(api_keys_file=file, max_wait=0) as gateway:
+        await gateway.push(os.urandom(100))
+        headers = {"Authorization": f"Bearer {key}"}
+        for _ in range(3):
+            assert (await get(http, gateway, "/api/random?bytes=5", headers=headers))[0] == 200
+        with changing_client_file(file) as records:
+            records[0] = replace(records[0], revoked=True)
+        gateway.gateway.reload()
+        assert (await refusal(http, gateway, "/api/random?bytes=5", headers=headers))[0] == 401
+        assert gateway.gateway.pool.level == 85
 
 
 async def test_unknown_paths_and_methods_have_the_same_shape(front: Front, http: aiohttp.ClientSession) -> None:

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
 
 from qrng_gateway.admission.access import Pass, bearer_key, certified_uri, uris_of
 from qrng_gateway.desk import Call, Desk
-from qrng_gateway.fronts.rest.bounds import DEFAULT_MAX, MAX_COUNT, MAX_DRAWS, MAX_UUIDS
+from qrng_gateway.fronts.rest.bounds import MAX_DRAWS
 from qrng_gateway.fronts.rest.cross_origin import sharing_with
-from qrng_gateway.fronts.rest.encodings import BINARY, ENCODINGS, TEXT
-from qrng_gateway.fronts.rest.labels import ALLOWANCES, label_headers
+from qrng_gateway.fronts.rest.labels import allowance_lines, label_lines
 from qrng_gateway.fronts.rest.openapi import described
+from qrng_gateway.fronts.rest.orders import FORMS, Form, Order, order_in
 from qrng_gateway.fronts.rest.page import PAGE_HEADERS, page
-from qrng_gateway.fronts.rest.parameters import DEMANDS, KEY, MAX_BODY_BYTES, Parameters, in_query, in_query_or_body
+from qrng_gateway.fronts.rest.parameters import KEY, MAX_BODY_BYTES, in_query_or_body
 from qrng_gateway.fronts.rest.status_body import status_body
 from qrng_gateway.observation.metrics import CONTENT_TYPE, OTHER, Metrics
 from qrng_gateway.observation.status import Observer
-from qrng_gateway.pool.claims import Claimed
 from qrng_gateway.quality.monte_carlo import DEFAULT_ITERATIONS, MAX_ITERATIONS, Comparison, as_json
-from qrng_grpc.errors import InvalidRequestError, QrngError
-from qrng_grpc.http_serving import Handler, telling_errors, with_common_headers
+from qrng_grpc.errors import AuthenticationError, QrngError
+from qrng_grpc.http_replies import Again, Reply, field_lines, json_reply, telling_errors
+from qrng_grpc.http_serving import Site, found, peer_of
 from qrng_grpc.labels import SourceClass
-from qrng_grpc.values import FLOAT_BYTES, INT64_MAX, INT64_MIN, UUID_BYTES, Integers, floats, uuids
 
-CALL: web.RequestKey[Call] = web.RequestKey("call", Call)
-"""The call that a request is, at the desk."""
 GONE = "499"
 """The status of a request whose client left before there was one."""
+
+Answer = Callable[[web.BaseRequest, Call], Awaitable[Reply]]
+
+
+class Endpoint(NamedTuple):
+    """Who answers requests for one path and verb, `method`, as counters name it. It never raises."""
+
+    method: str
+    answer: Answer
+
+
+class _Admitted(NamedTuple):
+    """Who was let in, and whom a proxy spoke for then."""
+
+    passed: Pass
+    forwarded_for: str
 
 
 class Quality(Protocol):
@@ -74,143 +86,65 @@ class RestApi:
         self.document = json.dumps(document).encode()
         """What `/openapi.json` answers."""
         self._page = page(document)
+        self.routes = self._routed()
+        """The endpoints, by path and verb."""
 
-    def app(self) -> web.Application:
-        """Return the application that serves this API."""
-        sharing = [sharing_with(self._allowed_origins, self._access.key_name)] if self._allowed_origins else []
-        app = web.Application(
-            middlewares=[*sharing, self._passing_the_desk(), telling_errors], client_max_size=MAX_BODY_BYTES
-        )
-        with_common_headers(app)
-        for path, handler in {
-            "/api/random": self._random,
-            "/api/integers": self._integers,
-            "/api/floats": self._floats,
-            "/api/uuid": self._uuid,
-            "/api/status": self._status,
-            "/api/test/monte-carlo": self._monte_carlo,
-        }.items():
-            # No HEAD: it must not claim bytes to throw them away.
-            app.router.add_get(path, handler, allow_head=False, expect_handler=_continuing)
-        app.router.add_post("/api/test/monte-carlo", self._monte_carlo, expect_handler=_continuing)
-        for path, open_handler in {
+    def site(self) -> Site:
+        """Return what is to be served."""
+        if not self._allowed_origins:
+            return Site(self._answered, MAX_BODY_BYTES)
+        return Site(sharing_with(self._allowed_origins, self._access.key_name, self._answered), MAX_BODY_BYTES)
+
+    def _routed(self) -> dict[str, dict[str, Endpoint]]:
+        # No HEAD of what takes a key: it must not claim bytes to throw them away.
+        answers: dict[str, Answer] = {path: partial(self._bytes, form) for path, form in FORMS.items()}
+        answers |= {"/api/status": self._status, "/api/test/monte-carlo": self._monte_carlo}
+        open_answers: dict[str, Answer] = {
             "/health": self._ready,
             "/health/live": self._alive,
             "/openapi.json": self._openapi,
             "/docs": self._docs,
-        }.items():
-            app.router.add_get(path, open_handler, expect_handler=_continuing)
+        }
         if self._metrics is not None:
-            app.router.add_get("/metrics", partial(_shown, self._metrics), expect_handler=_continuing)
-        return app
+            open_answers["/metrics"] = partial(_shown, self._metrics)
+        routes = {path: _endpoints(path, answer, hdrs.METH_GET) for path, answer in answers.items()}
+        routes["/api/test/monte-carlo"] |= _endpoints("/api/test/monte-carlo", self._monte_carlo, hdrs.METH_POST)
+        return routes | {
+            path: _endpoints(path, answer, hdrs.METH_GET, hdrs.METH_HEAD) for path, answer in open_answers.items()
+        }
 
-    # Bytes and values
+    async def _answered(self, request: web.BaseRequest) -> Reply:
+        try:
+            endpoint = found(self.routes, request)
+        except web.HTTPException as refusal:
+            endpoint = _refusing(refusal)
+        return await self._at_the_desk(endpoint.method, peer_of(request), partial(endpoint.answer, request))
 
-    async def _random(self, request: web.Request) -> web.Response:
-        call, asked = self._admitted(request), in_query(request, "bytes", "encoding", *DEMANDS)
-        encoding = asked.choice("encoding", ENCODINGS, "hex")
-        claimed = await self._claimed(call, asked, asked.integer("bytes", 1, self._limit), "bytes")
-        headers = label_headers(claimed.label)
-        if encoding in BINARY:
-            return web.Response(body=claimed.data, content_type="application/octet-stream", headers=headers)
-        return web.Response(text=TEXT[encoding](claimed.data), headers=headers)
+    async def _at_the_desk(self, method: str, peer: str, answer: Callable[[Call], Awaitable[Reply]]) -> Reply:
+        """Return what `answer` does, as a call at the desk; the reply tells its client what it has left."""
+        call = self._desk.open(method, peer)
+        status = GONE
+        try:
+            reply = await answer(call)
+            status = str(reply.status)
+        finally:
+            call.close(status)
+        reply.fields += allowance_lines(call.allowances())
+        return reply
 
-    async def _integers(self, request: web.Request) -> web.Response:
-        call, asked = self._admitted(request), in_query(request, "count", "min", "max", *DEMANDS)
-        count = asked.integer("count", 1, MAX_COUNT)
-        low = asked.integer("min", INT64_MIN, INT64_MAX, 0)
-        high = asked.integer("max", INT64_MIN, INT64_MAX, DEFAULT_MAX)
-        # A draw that was rejected in part is thrown away whole: one claim, and its label, stand for all values.
-        for _ in range(MAX_DRAWS):
-            integers = Integers(count, low, high)
-            if not integers.bytes_needed:
-                asked.demand(0, "count")
-                return _json(integers.values)
-            claimed = await self._claimed(call, asked, integers.bytes_needed, "count")
-            integers.feed(claimed.data)
-            if not integers.bytes_needed:
-                return _json(integers.values, claimed)
-        raise QrngError("fair bytes are not rejected so often: their source seems to be broken")
+    def _admit(self, call: Call, request: web.BaseRequest) -> _Admitted:
+        """Let `request` in. Raises what `Call.admit` does."""
+        passes: list[Pass] = []
 
-    async def _floats(self, request: web.Request) -> web.Response:
-        call, asked = self._admitted(request), in_query(request, "count", *DEMANDS)
-        size = asked.integer("count", 1, MAX_COUNT) * FLOAT_BYTES
-        claimed = await self._claimed(call, asked, size, "count")
-        return _json(floats(claimed.data), claimed)
+        def identify() -> Pass:
+            passes.append(self._client(request))
+            return passes[0]
 
-    async def _uuid(self, request: web.Request) -> web.Response:
-        call, asked = self._admitted(request), in_query(request, "count", *DEMANDS)
-        count = asked.integer("count", 1, MAX_UUIDS, 1)
-        claimed = await self._claimed(call, asked, count * UUID_BYTES, "count")
-        made = [str(one) for one in uuids(claimed.data)]
-        if count == 1:
-            return web.Response(text=made[0], headers=label_headers(claimed.label))
-        return _json(made, claimed)
-
-    async def _claimed(self, call: Call, asked: Parameters, size: int, size_field: str) -> Claimed:
-        demand = asked.demand(size, size_field)
-        if size > self._limit:
-            raise InvalidRequestError(
-                f"that takes {size} bytes, and this gateway gives {self._limit} in one reply", field=size_field
-            )
-        return await call.dispense(demand, limit=self._limit, time_left_s=None)
-
-    # How the gateway and its bytes do
-
-    async def _status(self, request: web.Request) -> web.Response:
-        self._admitted(request)
-        return _json(status_body(self._observer.status()))
-
-    async def _monte_carlo(self, request: web.Request) -> web.Response:
-        self._admitted(request)
-        asked = await in_query_or_body(request, iterations=int, source_class=str)
-        iterations = asked.integer("iterations", 1, MAX_ITERATIONS, DEFAULT_ITERATIONS)
-        return _json(as_json(await self._quality.monte_carlo(iterations, asked.source_class("source_class"))))
-
-    # For everybody
-
-    async def _ready(self, _request: web.Request) -> web.Response:
-        if self._observer.ready:
-            return _json({"status": "serving"})
-        return _json({"status": "not serving"}, status=503)
-
-    async def _alive(self, _request: web.Request) -> web.Response:
-        return _json({"status": "alive"})
-
-    async def _openapi(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self.document, content_type="application/json")
-
-    async def _docs(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self._page, content_type="text/html", headers=PAGE_HEADERS)
-
-    # The desk
-
-    def _passing_the_desk(self) -> Middleware:
-        """Return what makes every request a call, and tells the reply what its client has left."""
-
-        @web.middleware
-        async def pass_the_desk(request: web.Request, handler: Handler) -> web.StreamResponse:
-            call = request[CALL] = self._desk.open(_method_of(request), _peer_of(request))
-            status = GONE
-            try:
-                response = await handler(request)
-                status = str(response.status)
-            finally:
-                call.close(status)
-            for name, value in call.allowances():
-                response.headers[ALLOWANCES[name]] = value
-            return response
-
-        return pass_the_desk
-
-    def _admitted(self, request: web.Request) -> Call:
-        """Return the call of `request`, let in. Raises what `Call.admit` does."""
-        call = request[CALL]
         forwarded = request.headers.getall("X-Forwarded-For", []) if self._desk.trusted_proxies else []
-        call.admit(partial(self._client, request), ",".join(forwarded))
-        return call
+        call.admit(identify, ",".join(forwarded))
+        return _Admitted(passes[0], ",".join(forwarded))
 
-    def _client(self, request: web.Request) -> Pass:
+    def _client(self, request: web.BaseRequest) -> Pass:
         presented = [bearer_key(value) for value in request.headers.getall(hdrs.AUTHORIZATION, [])]
         presented += request.headers.getall(self._access.key_name, [])
         if self._key_in_query:
@@ -218,35 +152,82 @@ class RestApi:
         certificate = request.get_extra_info("peercert")
         return self._access.identify(presented, certified_uri(uris_of(certificate)))
 
+    # Bytes
 
-async def _shown(metrics: Metrics, _request: web.Request) -> web.Response:
-    return web.Response(body=await metrics.text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+    async def _bytes(self, form: Form, request: web.BaseRequest, call: Call) -> Reply:
+        admitted = self._admit(call, request)
+        order = order_in(request, form, self._limit)
+        reply = await self._filled(order, call)
+        reply.again = Again(partial(self._begin_again, call.method, admitted, order))
+        return reply
+
+    def _begin_again(
+        self, method: str, admitted: _Admitted, order: Order, peer: str
+    ) -> Coroutine[Any, Any, Reply] | None:
+        """Answer a request of `peer` that is, to the letter, one that was let in before."""
+        try:
+            passed = self._access.current(admitted.passed)
+        except AuthenticationError:
+            return None  # but what it brings may let it in another way by now
+
+        async def answer(call: Call) -> Reply:
+            call.admit(lambda: passed, admitted.forwarded_for)
+            return await self._filled(order, call)
+
+        return self._at_the_desk(method, peer, telling_errors(answer))
+
+    async def _filled(self, order: Order, call: Call) -> Reply:
+        for _ in range(MAX_DRAWS):
+            data, label = b"", ""
+            if order.demand.size:
+                claimed = await call.dispense(order.demand, limit=self._limit, time_left_s=None)
+                data, label = claimed.data, label_lines(claimed.label)
+            body = order.write(data)
+            if body is not None:
+                return Reply(body, order.content_type, fields=label)
+        raise QrngError("fair bytes are not rejected so often: their source seems to be broken")
+
+    # How the gateway and its bytes do
+
+    async def _status(self, request: web.BaseRequest, call: Call) -> Reply:
+        self._admit(call, request)
+        return json_reply(status_body(self._observer.status()))
+
+    async def _monte_carlo(self, request: web.BaseRequest, call: Call) -> Reply:
+        self._admit(call, request)
+        asked = await in_query_or_body(request, iterations=int, source_class=str)
+        iterations = asked.integer("iterations", 1, MAX_ITERATIONS, DEFAULT_ITERATIONS)
+        return json_reply(as_json(await self._quality.monte_carlo(iterations, asked.source_class("source_class"))))
+
+    # For everybody
+
+    async def _ready(self, _request: web.BaseRequest, _call: Call) -> Reply:
+        if self._observer.ready:
+            return json_reply({"status": "serving"})
+        return json_reply({"status": "not serving"}, status=503)
+
+    async def _alive(self, _request: web.BaseRequest, _call: Call) -> Reply:
+        return json_reply({"status": "alive"})
+
+    async def _openapi(self, _request: web.BaseRequest, _call: Call) -> Reply:
+        return Reply(self.document, "application/json")
+
+    async def _docs(self, _request: web.BaseRequest, _call: Call) -> Reply:
+        return Reply(self._page.encode(), "text/html; charset=utf-8", fields=field_lines(PAGE_HEADERS))
 
 
-def _json(body: Any, claimed: Claimed | None = None, *, status: int = 200) -> web.Response:
-    """Answer with `body`, which is labelled as the bytes that it was made of."""
-    headers = None if claimed is None else label_headers(claimed.label)
-    return web.json_response(body, status=status, headers=headers, dumps=partial(json.dumps, allow_nan=False))
+async def _shown(metrics: Metrics, _request: web.BaseRequest, _call: Call) -> Reply:
+    return Reply(await metrics.text(), CONTENT_TYPE)
 
 
-async def _continuing(request: web.Request) -> web.StreamResponse | None:
-    """Tell a client that waits for it to send its body. What else it expects is ignored, as RFC 9110 allows."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the reply has not begun
-    return None
+def _endpoints(path: str, answer: Answer, *verbs: str) -> dict[str, Endpoint]:
+    return {verb: Endpoint(f"{verb} {path}", telling_errors(answer)) for verb in verbs}
 
 
-def _method_of(request: web.Request) -> str:
-    """Return what was asked for, as counters name it: the verb, and the path as it was registered."""
-    resource = request.match_info.route.resource
-    return f"{request.method} {resource.canonical}" if resource is not None else OTHER
+def _refusing(refusal: web.HTTPException) -> Endpoint:
+    """Return the endpoint where there is none."""
 
+    async def refuse(_request: web.BaseRequest, _call: Call) -> Reply:
+        raise refusal
 
-def _peer_of(request: web.Request) -> str:
-    """Return whose connection it is, as grpc would name it."""
-    name = request.get_extra_info("peername")
-    if not name:
-        return "unix:"
-    host, port = name[:2]
-    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+    return Endpoint(OTHER, telling_errors(refuse))

@@ -9,39 +9,43 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
 
 from qrng_gateway.fronts.rest.labels import ALLOWANCES, LABEL_HEADERS
+from qrng_grpc.http_replies import Reply, field_lines
 from qrng_grpc.http_serving import Handler
 
 _PREFLIGHT_S = 600
 _EXPOSED = (hdrs.RETRY_AFTER, *ALLOWANCES.values(), *LABEL_HEADERS)
 
 
-def sharing_with(origins: Collection[str], key_header: str) -> Middleware:
-    """Return what lets pages of `origins` ask, with their key in `key_header` or as Bearer, and read the replies."""
+def sharing_with(origins: Collection[str], key_header: str, handler: Handler) -> Handler:
+    """Let pages of `origins` ask, with their key in `key_header` or as Bearer, and read what `handler` replies."""
+    vary = field_lines({hdrs.VARY: hdrs.ORIGIN})
+    exposed = field_lines({hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: ", ".join(_EXPOSED)})
+    preflight = _preflight(key_header)
 
-    @web.middleware
-    async def share(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def share(request: web.BaseRequest) -> Reply:
         origin = request.headers.get(hdrs.ORIGIN)
-        if origin not in origins:
-            response = await handler(request)
-        elif request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
-            response = web.Response(status=204, headers=_preflight(key_header))
+        listed = origin in origins
+        if listed and request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+            reply, fields = Reply(b"", status=204), vary + preflight
         else:
-            response = await handler(request)
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ", ".join(_EXPOSED)
-        if origin is not None and origin in origins:
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.VARY] = hdrs.ORIGIN
-        return response
+            reply, fields = await handler(request), vary + exposed if listed else vary
+        if listed:
+            fields += field_lines({hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin})
+        reply.fields += fields
+        if reply.again is not None:
+            reply.again = reply.again._replace(fields=fields)
+        return reply
 
     return share
 
 
-def _preflight(key_header: str) -> dict[str, str]:
-    return {
-        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
-        hdrs.ACCESS_CONTROL_ALLOW_HEADERS: f"authorization, content-type, {key_header}",
-        hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_S),
-    }
+def _preflight(key_header: str) -> str:
+    return field_lines(
+        {
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: f"authorization, content-type, {key_header}",
+            hdrs.ACCESS_CONTROL_MAX_AGE: _PREFLIGHT_S,
+        }
+    )

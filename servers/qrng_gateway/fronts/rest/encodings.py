@@ -1,20 +1,26 @@
-"""How bytes are written in a reply, under the names that legacy clients know."""
+"""How bytes are written in a body, under the names that legacy clients know."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from typing import Final
+
+from qrng_grpc.http_replies import TEXT
+
+OCTETS: Final = "application/octet-stream"
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _hex(data: bytes) -> bytes:
+    return data.hex().encode()
 
 
-TEXT: dict[str, Callable[[bytes], str]] = {
-    "hex": bytes.hex,
-    "hexadecimal": bytes.hex,
-    "base64": _base64,
-    "b64": _base64,
+ENCODINGS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "hex": (_hex, TEXT),
+    "hexadecimal": (_hex, TEXT),
+    "base64": (base64.b64encode, TEXT),
+    "b64": (base64.b64encode, TEXT),
+    "binary": (bytes, OCTETS),
+    "raw": (bytes, OCTETS),
 }
-BINARY = ("binary", "raw")
-ENCODINGS = (*TEXT, *BINARY)
+"""How, and of what type the body is then."""

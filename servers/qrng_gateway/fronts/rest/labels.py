@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from qrng_gateway.pool.claims import ReplyLabel
+from qrng_grpc.http_replies import field_lines
 from qrng_grpc.labels import BEST_FIRST, Custody, HealthVerdict, Processing
 
 
@@ -68,6 +70,12 @@ ALLOWANCES = {"qrng-requests-left": "X-QRNG-Requests-Left", "qrng-bytes-left-tod
 """What a client has left: the header for each name that gRPC trailers have for it."""
 
 
-def label_headers(label: ReplyLabel) -> dict[str, str]:
-    """Return the headers that say what bytes are."""
-    return {name: str(header.read(label)) for name, header in LABEL_HEADERS.items()}
+@lru_cache(maxsize=64)  # replies come out of one chunk for a while, and so have one label
+def label_lines(label: ReplyLabel) -> str:
+    """Return the lines of a head that say what bytes are."""
+    return field_lines({name: header.read(label) for name, header in LABEL_HEADERS.items()})
+
+
+def allowance_lines(allowances: Iterable[tuple[str, str]]) -> str:
+    """Return the lines of a head that say what a client has left."""
+    return "".join([f"{ALLOWANCES[name]}: {value}\r\n" for name, value in allowances])

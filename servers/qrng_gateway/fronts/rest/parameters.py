@@ -86,12 +86,7 @@ class Parameters:
         )
 
 
-def in_query(request: web.Request, *known: str) -> Parameters:
-    """Return the parameters in the address. Raises InvalidRequestError as `Parameters`."""
-    return Parameters(request.query.items(), known)
-
-
-async def in_query_or_body(request: web.Request, **known: type) -> Parameters:
+async def in_query_or_body(request: web.BaseRequest, **known: type) -> Parameters:
     """Return the parameters in the address and in the body, which is JSON: an object that has values of `known` types.
 
     Raises InvalidRequestError as `Parameters`, and for another body; HTTPException for one that is too long, too
@@ -102,7 +97,7 @@ async def in_query_or_body(request: web.Request, **known: type) -> Parameters:
     return Parameters(given, tuple(known))
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.BaseRequest) -> bytes:
     try:
         async with asyncio.timeout(BODY_S):
             body = await request.read()
