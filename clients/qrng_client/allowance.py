@@ -1,7 +1,7 @@
 """What a client has left, as the gateway tells beside its answers.
 
-Idea: the trailers of every call that was let in say how many requests are left at once and how many bytes
-today, whether it succeeded or not. A client keeps what it was told last. Other servers say nothing.
+Idea: trailers say how many requests are left at once and how many bytes today: those of a refusal always, those of an
+answer once less than half of either is left. A client keeps what it was told last. Other servers say nothing.
 """
 
 from __future__ import annotations

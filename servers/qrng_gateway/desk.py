@@ -20,10 +20,10 @@ from qrng_gateway.admission.access import Access, Pass
 from qrng_gateway.admission.addresses import Network, address_of, caller_address
 from qrng_gateway.admission.audit import AuditLog, Entry, Event
 from qrng_gateway.admission.guard import Guard
-from qrng_gateway.admission.limits import Charge, Limiter
+from qrng_gateway.admission.limits import Limiter
 from qrng_gateway.dispenser import Demand, Dispenser
 from qrng_gateway.observation.metrics import CallCounts
-from qrng_gateway.pool.claims import Claimed
+from qrng_gateway.pool.claims import Claimed, Pack, ReplyLabel, as_they_are
 from qrng_grpc.client_keys import Client
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import AuthenticationError, ForbiddenError
@@ -114,6 +114,7 @@ class Call:
         "_paid",
         "_passed",
         "_processing",
+        "_scarce",
         "_source_class",
         "_stream",
         "_worth_a_line",
@@ -137,6 +138,7 @@ class Call:
         self._stream: int | None = None
         self._worth_a_line = False
         self._paid = False
+        self._scarce = False
         self.refusal: AuthenticationError | None = None
         """Why the desk ended it before its time."""
 
@@ -147,9 +149,12 @@ class Call:
         ForbiddenError when the client may not call this method.
         """
         desk = self._desk
-        self._address = address = caller_address(self.peer, forwarded_for, desk.trusted_proxies)
+        self._address = address = origin = address_of(self.peer)
+        if forwarded_for:
+            self._address = origin = caller_address(self.peer, forwarded_for, desk.trusted_proxies)
         # The guard may tell connections of one address apart, but not those of a proxy, which serves many.
-        origin = self.peer if address == address_of(self.peer) else address
+        if origin == address:
+            origin = self.peer
         desk.guard.check(origin)
         self._worth_a_line = True
         try:
@@ -159,7 +164,7 @@ class Call:
             raise
         desk.guard.trust(origin)
         self.client = client = passed.client
-        desk.limiter.admit(client, self._address)  # before the method: what is forbidden is not free
+        self._scarce = desk.limiter.admit(client, self._address)  # before the method: what is forbidden is not free
         self._paid = True
         if client.methods is not None and not client.allows(self.method):
             raise ForbiddenError("this client may not call this method")
@@ -179,6 +184,8 @@ class Call:
             return
         self.look_again()
         limiter, client = self._desk.limiter, self.client
+        if limiter.admit_more(client, self._address):
+            return
         charge = limiter.pace_request(client)
         try:
             wait_s = charge.wait_s or limiter.turn_s(self._address)
@@ -189,44 +196,61 @@ class Call:
             limiter.refund_request(client, charge)
             raise
 
-    async def dispense(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
+    async def dispense(
+        self, demand: Demand, *, limit: int, time_left_s: float | None, pack: Pack = as_they_are
+    ) -> Claimed:
         """Claim what `demand` asks for; it is charged to the client, unless it fails.
 
         Raises LimitError when a rate or the quota has no room for it, AuthenticationError when the client is not to be
         served any more before it is its turn, else as `Dispenser.dispense`.
         """
-        demand.check(limit, self.client.limits.bytes_per_day)
-        charge = self._desk.limiter.charge(self.client, demand.size)
-        with _Lasting(self._desk, self):
-            return await self._claim(demand, charge, time_left_s)
+        desk, client = self._desk, self.client
+        demand.check(limit, client.limits.bytes_per_day)
+        charge = desk.limiter.charge(client, demand.size)
+        try:
+            claimed = desk.dispenser.dispense_now(demand, client, pack)
+            if claimed is None:
+                with _Lasting(desk, self):
+                    claimed = await desk.dispenser.dispense(demand, client, time_left_s, pack)
+        except BaseException:
+            desk.limiter.refund(client, charge)
+            raise
+        if charge.scarce:
+            self._scarce = True
+        self._remember(demand.size, claimed.label)
+        return claimed
 
-    async def dispense_in_time(self, demand: Demand, *, limit: int, time_left_s: float | None) -> Claimed:
+    async def dispense_in_time(
+        self, demand: Demand, *, limit: int, time_left_s: float | None, pack: Pack = as_they_are
+    ) -> Claimed:
         """Claim for a stream, as `dispense`, but wait until a rate has room rather than refuse.
 
         Raises AuthenticationError once the client is not to be served any more.
         """
         self.look_again()
-        demand.check(limit, self.client.limits.bytes_per_day)
-        return await self._claim(demand, self._desk.limiter.pace(self.client, demand.size), time_left_s)
-
-    def look_again(self) -> None:
-        """Take the client as its record is now. Raises AuthenticationError when it is not to be served any more."""
-        self._passed = passed = self._desk.access.current(self._passed)
-        self.client = passed.client
-
-    async def _claim(self, demand: Demand, charge: Charge, time_left_s: float | None) -> Claimed:
-        desk = self._desk
+        desk, client = self._desk, self.client
+        demand.check(limit, client.limits.bytes_per_day)
+        charge = desk.limiter.pace(client, demand.size)
         try:
             if charge.wait_s:
                 await asyncio.sleep(charge.wait_s)
                 self.look_again()
                 time_left_s = None if time_left_s is None else time_left_s - charge.wait_s
-            claimed = await desk.dispenser.dispense(demand, self.client, time_left_s)
+            claimed = desk.dispenser.dispense_now(demand, self.client, pack)
+            if claimed is None:
+                claimed = await desk.dispenser.dispense(demand, self.client, time_left_s, pack)
         except BaseException:
             desk.limiter.refund(self.client, charge)
             raise
-        self._remember(claimed)
+        if charge.scarce:
+            self._scarce = True
+        self._remember(demand.size, claimed.label)
         return claimed
+
+    def look_again(self) -> None:
+        """Take the client as its record is now. Raises AuthenticationError when it is not to be served any more."""
+        self._passed = passed = self._desk.access.current(self._passed)
+        self.client = passed.client
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
@@ -250,16 +274,22 @@ class Call:
             return (requests,)
         return (requests, ("qrng-bytes-left-today", str(left.bytes_today)))
 
+    def scarce_allowances(self) -> tuple[tuple[str, str], ...]:
+        """Return what the client has left, as metadata of its reply, when any of it is less than half; else nothing.
+
+        For replies that pass by the thousand: metadata costs more than most of what else is done for one.
+        """
+        return self.allowances() if self._scarce else ()
+
     def close(self, status: str) -> None:
         """End the call: `status` is the name of a gRPC status or the number of an HTTP one."""
         self._desk.counts.note(self.method, status, perf_counter() - self._began_s)
         if self._worth_a_line:
             self._write("call" if self._stream is None else "ended", status)
 
-    def _remember(self, claimed: Claimed) -> None:
-        self._bytes += len(claimed.data)
+    def _remember(self, size: int, label: ReplyLabel) -> None:
+        self._bytes += size
         self._messages += 1
-        label = claimed.label
         if self._source_class is None:
             self._source_class, self._processing = label.source_class, label.processing
             return

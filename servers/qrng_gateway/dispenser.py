@@ -7,9 +7,10 @@ hold no opinion about entropy.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from qrng_gateway.pool.claims import Claimed, ClaimSpec
+from qrng_gateway.pool.claims import Claimed, ClaimSpec, Pack, as_they_are
 from qrng_gateway.pool.pool import Pool
 from qrng_grpc.chunk import MAX_PROVENANCE_BYTES
 from qrng_grpc.client_keys import Client
@@ -19,6 +20,7 @@ from qrng_grpc.labels import Processing, SourceClass, strictest_class
 
 DEADLINE_MARGIN_S = 0.05
 """How long before a client's deadline an answer must be on its way."""
+_KEPT_SPECS = 1024
 
 
 class Demand(NamedTuple):
@@ -67,14 +69,25 @@ class Dispenser:
         clock_tolerance_s: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.least_class = least_class
+        self._least_class = least_class
         self._pool = pool
         self._max_wait_s = max_wait_s
         self._max_fresh_wait_s = max_fresh_wait_s
         self._tolerance_ns = int(clock_tolerance_s * NS_PER_S)
         self._clock = clock
+        self._lasting_spec = lru_cache(_KEPT_SPECS)(self._new_spec)
 
-    async def dispense(self, demand: Demand, client: Client, time_left_s: float | None) -> Claimed:
+    def dispense_now(self, demand: Demand, client: Client, pack: Pack = as_they_are) -> Claimed | None:
+        """Claim for `client` what `demand`, which has been checked, asks for, unless it had to be waited for.
+
+        Raises whatever `Pool.claim_now` raises.
+        """
+        spec = self._spec(demand, client) if demand.fresh else self._lasting_spec(demand, client.least_class)
+        return self._pool.claim_now(demand.size, spec, client.client_id, pack)
+
+    async def dispense(
+        self, demand: Demand, client: Client, time_left_s: float | None, pack: Pack = as_they_are
+    ) -> Claimed:
         """Claim for `client` what `demand`, which has been checked, asks for.
 
         `time_left_s` is the time to the client's deadline, None without one. Raises whatever `Pool.claim`
@@ -84,26 +97,27 @@ class Dispenser:
         if time_left_s is not None:
             patience_s = max(0.0, min(patience_s, time_left_s - DEADLINE_MARGIN_S))
         spec = self._spec(demand, client)
-        return await self._pool.claim(demand.size, spec, client.client_id, patience_s, weight=client.weight)
+        return await self._pool.claim(demand.size, spec, client.client_id, patience_s, weight=client.weight, pack=pack)
 
     def least_class_for(self, client: Client) -> SourceClass:
         """Return the weakest class that `client` is served, whatever it asks for."""
-        return self._least_class(client.least_class, None)
+        return self._strictest(client.least_class, None)
 
     def _spec(self, demand: Demand, client: Client) -> ClaimSpec:
+        spec = self._lasting_spec(demand, client.least_class)
+        if demand.fresh:
+            return spec._replace(captured_after_ns=self._clock.now_ns() + self._tolerance_ns)
+        return spec
+
+    def _new_spec(self, demand: Demand, least_class: SourceClass | None) -> ClaimSpec:
+        """Return what is demanded of bytes for a client that is served `least_class`; at any time it is the same."""
         return ClaimSpec(
-            least_class=self._least_class(demand.least_class, client.least_class),
+            least_class=self._strictest(demand.least_class, least_class),
             processing=demand.processing,
             max_age_s=demand.max_age_ms / 1000 if demand.max_age_ms else None,
-            captured_after_ns=self._clock.now_ns() + self._tolerance_ns if demand.fresh else None,
             span_lanes=demand.span_lanes,
             provenance=demand.include_provenance,
         )
 
-    def _least_class(self, *stated: SourceClass | None) -> SourceClass:
-        if stated == _NOT_STATED:
-            return self.least_class
-        return strictest_class((self.least_class, *filter(None, stated)))
-
-
-_NOT_STATED = (None, None)
+    def _strictest(self, *stated: SourceClass | None) -> SourceClass:
+        return strictest_class((self._least_class, *filter(None, stated)))

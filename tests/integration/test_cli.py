@@ -280,11 +280,10 @@ async def test_where_bytes_came_from(shell: Shell) -> None:
     streamed = await shell.qrng("stream", "--total", "32", "--bytes-per-message", "16", "--provenance")
     place = f"collector={gateway.collector_id} epoch={gateway.epoch}"
     assert (got.out, streamed.out) == (data[:64], data[64:])
-    first, second, label, left = got.err.splitlines()
+    first, second, label = got.err.splitlines()
     assert first == f"{place} sequence=1 offset=0 bytes=40"
     assert second == f"{place} sequence=2 offset=0 bytes=24"
     assert label.startswith("class=operating_system ")
-    assert re.fullmatch(r"left: [\d,]+ requests at once", left)
     assert streamed.err.splitlines() == [f"{place} sequence=2 offset={offset} bytes=16" for offset in (24, 40)]
 
 
@@ -309,7 +308,7 @@ async def test_what_is_demanded_is_asked_for(shell: Shell) -> None:
 
 
 async def test_what_is_left_and_what_may_not_be(shell: Shell, tmp_path: Path) -> None:
-    """The status says what is left for a key, --label does; over a limit it is exit code 3, and 4 where it may not."""
+    """Status says what is left for a key, --label once it is little; over a limit it is exit code 3, else refused 4."""
     file = tmp_path / "clients.yaml"
     allowed = frozenset(("qrng.v1.EntropyService/Get*",))
     client = Client("sampler", limits=Limits(bytes_per_day=1000), methods=allowed)
@@ -318,14 +317,14 @@ async def test_what_is_left_and_what_may_not_be(shell: Shell, tmp_path: Path) ->
     async with running_gateway(max_wait=0, api_keys_file=file) as gateway:
         environ = {"QR_GRPC_SERVER_ADDRESS": gateway.client_address, "QR_GRPC_API_KEY": "key-of-the-sampler"}
         await gateway.push(os.urandom(4096))
-        got = await shell.qrng("get", "400", "--label", **environ)
+        got = await shell.qrng("get", "600", "--label", **environ)
         table = await shell.qrng("status", COLUMNS="200", **environ)
         parsed = json.loads((await shell.qrng("status", "--json", **environ)).out)
-        over = await shell.qrng("get", "601", **environ)
+        over = await shell.qrng("get", "401", **environ)
         forbidden = await shell.qrng("stream", "--total", "8", **environ)
-    assert re.search(r"^left: [\d,]+ requests at once, 600 bytes today$", got.err, re.MULTILINE)
-    assert re.search(r"left +[\d,]+ requests at once, 600 bytes today", table.out.decode())
-    assert parsed["allowance"]["bytes_today"] == 600
+    assert re.search(r"^left: [\d,]+ requests at once, 400 bytes today$", got.err, re.MULTILINE)
+    assert re.search(r"left +[\d,]+ requests at once, 400 bytes today", table.out.decode())
+    assert parsed["allowance"]["bytes_today"] == 400
     assert (over.code, forbidden.code) == (3, 4)
     assert re.search(r"; try again in \d+(\.\d)? (s|minutes|hours)$", over.err.strip())
 

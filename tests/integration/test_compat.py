@@ -17,6 +17,8 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing.gateway import running_gateway
 from tests.integration.fronts import Front, open_front, refused
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 QR_ENTROPY = "/qr_entropy.EntropyService/GetEntropy"
 QUANTUM_RNG = "/qrng.QuantumRNG/GetRandomBytes"
 

@@ -33,7 +33,9 @@ from qrng_grpc.v1.labels_pb2 import (
     SOURCE_CLASS_QUANTUM,
     SOURCE_CLASS_SIMULATED,
 )
-from tests.integration.fronts import Front, open_front, refused, signed_heartbeat, until
+from tests.integration.fronts import Front, open_front, pushback_beside, refused, signed_heartbeat, until
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 NO_KEYS = [
     (),
@@ -157,11 +159,11 @@ async def test_a_negative_total_is_refused(front: Front) -> None:
 async def test_a_short_pool_says_when_to_come_back(front: Front) -> None:
     """All or nothing: a claim the pool cannot meet takes no byte, and carries the retry hint twice."""
     await front.gateway.push(os.urandom(15))
-    for call in calls_of(front, front.key).values():
+    for name, call in calls_of(front, front.key).items():
         refusal = await refused(call)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "POOL_SHORT")
         assert refusal.retry_s is not None
-        assert refusal.pushback_ms == str(int(refusal.retry_s * 1000))
+        assert refusal.pushback_ms == pushback_beside(refusal.retry_s, passed_on=name == "StreamEntropy")
     assert front.gateway.gateway.pool.level == 15
 
 
@@ -266,22 +268,31 @@ async def test_a_total_below_one_message_is_sent_in_one(front: Front) -> None:
     assert [len(reply.data) for reply in replies] == [30]
 
 
-async def test_the_end_of_every_call_says_what_is_left(front: Front) -> None:
-    """Trailers tell the requests that may follow at once: of unary calls, of streams that end well, and of status."""
-    await front.gateway.push(os.urandom(100))
-    entropy, key = front.entropy, front.key
-    subscription = SubscribeEntropyRequest(bytes_per_message=8, total_bytes=8)
-    for call in (
-        entropy.GetEntropy(GetEntropyRequest(bytes_needed=8), metadata=key),
-        entropy.SubscribeEntropy(subscription, metadata=key),
-        entropy.StreamEntropy(iter([StreamEntropyRequest(bytes_needed=8)]), metadata=key),
-        front.qr_entropy.StreamEntropy(iter([EntropyRequest(bytes_needed=8)]), metadata=key),
-        entropy.GetStatus(GetStatusRequest(), metadata=key),
-    ):
-        if hasattr(call, "read"):
-            assert [len(reply.data) async for reply in call] == [8]
-        assert await call.code() is grpc.StatusCode.OK
-        assert int(dict(await call.trailing_metadata())["qrng-requests-left"]) > 0
+async def test_the_end_of_a_call_says_what_is_left_when_it_is_little() -> None:
+    """Trailers tell of requests once less than half is left: of unary calls and streams; those of status always do."""
+    clock = ManualClock()
+    async with running_gateway(clock=clock, rate_limit=14) as gateway, open_front(gateway) as front:
+        clock.advance(1)
+        await gateway.push(os.urandom(100))
+        entropy, key = front.entropy, front.key
+        subscription = SubscribeEntropyRequest(bytes_per_message=8, total_bytes=8)
+
+        async def left(call: Any) -> str | None:
+            if hasattr(call, "read"):
+                assert [len(reply.data) async for reply in call] == [8]
+            assert await call.code() is grpc.StatusCode.OK
+            return dict(await call.trailing_metadata()).get("qrng-requests-left")
+
+        calls = (
+            lambda: entropy.GetEntropy(GetEntropyRequest(bytes_needed=8), metadata=key),
+            lambda: entropy.SubscribeEntropy(subscription, metadata=key),
+            lambda: entropy.StreamEntropy(iter([StreamEntropyRequest(bytes_needed=8)]), metadata=key),
+            lambda: front.qr_entropy.StreamEntropy(iter([EntropyRequest(bytes_needed=8)]), metadata=key),
+            lambda: entropy.GetStatus(GetStatusRequest(), metadata=key),
+        )
+        assert [await left(call()) for call in calls] == [None, None, None, None, "9"]
+        assert [await left(calls[-1]()) for _ in range(3)] == ["8", "7", "6"]
+        assert [await left(call()) for call in calls] == ["5", "4", "3", "2", "1"]
 
 
 async def test_an_endless_subscription_goes_on_until_the_pool_is_short(front: Front) -> None:

@@ -67,8 +67,11 @@ class Guard:
 
     def trust(self, peer: str) -> None:
         """Note that what it showed was good."""
-        self._trusted[peer] = None
-        _keep_young(self._trusted, peer, self._max_buckets)
+        trusted = self._trusted
+        trusted[peer] = None
+        trusted.move_to_end(peer)
+        if len(trusted) > self._max_buckets:
+            trusted.popitem(last=False)
 
     def _bucket_of(self, peer: str) -> str:
         return peer if peer in self._trusted else address_of(peer)

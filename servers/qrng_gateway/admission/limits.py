@@ -47,6 +47,8 @@ class Charge(NamedTuple):
     wait_s: float
     full_ns: int = 0
     """When the bucket was to be full, once this was taken from it."""
+    scarce: bool = False
+    """Whether less than half of the quota of the day is left."""
 
 
 class Remaining(NamedTuple):
@@ -112,19 +114,24 @@ class Limiter:
         """Write the counts of the day exactly. For the end, when nothing is given out any more."""
         self._daily.settle()
 
-    def admit(self, client: Client, address: str) -> None:
-        """Count one request of `client` from `address`. Raises LimitError, and counts nothing then."""
+    def admit(self, client: Client, address: str) -> bool:
+        """Count one request of `client` from `address`. Raises LimitError, and counts nothing then.
+
+        Returns whether less than half of what the client may send at once is left.
+        """
         account = self._account_of(client)
         now_ns = self._monotonic_ns()
-        after_ns = account.requests.after(account.requests_full_ns, now_ns, 1)
-        wait_ns = account.requests.wait_ns(after_ns, now_ns)
-        address_after_ns = self._address_rate.after(self._addresses.get(address, 0), now_ns, 1)
-        address_wait_ns = self._address_rate.wait_ns(address_after_ns, now_ns)
-        if wait_ns > 0 or address_wait_ns > 0:
+        if not self._request(account, address, now_ns):
+            wait_ns = account.requests.wait_ns(account.requests.after(account.requests_full_ns, now_ns, 1), now_ns)
+            rate = self._address_rate
+            address_wait_ns = rate.wait_ns(rate.after(self._addresses.get(address, 0), now_ns, 1), now_ns)
             whose = "client" if wait_ns >= address_wait_ns else "address"
             raise _refusal(f"too many requests from this {whose}", max(wait_ns, address_wait_ns))
-        account.requests_full_ns = after_ns
-        self._note(self._addresses, address, address_after_ns, now_ns)
+        return account.requests_full_ns - now_ns > account.requests.depth_ns >> 1
+
+    def admit_more(self, client: Client, address: str) -> bool:
+        """Count one more request of a stream, if there is room for it now; else count nothing and return False."""
+        return self._request(self._account_of(client), address, self._monotonic_ns())
 
     def pace_request(self, client: Client) -> Charge:
         """Charge one more request of a stream of `client`, to be read on after `wait_s` of the receipt.
@@ -215,6 +222,17 @@ class Limiter:
             return Remaining(requests, whole_s, None, None)
         return Remaining(requests, whole_s, *account.count.left(account.quota))
 
+    def _request(self, account: _Account, address: str, now_ns: int) -> bool:
+        """Take a request out of both buckets, if both have one."""
+        requests, rate, addresses = account.requests, self._address_rate, self._addresses
+        after_ns = requests.after(account.requests_full_ns, now_ns, 1)
+        address_after_ns = rate.after(addresses.get(address, 0), now_ns, 1)
+        if after_ns - now_ns > requests.depth_ns or address_after_ns - now_ns > rate.depth_ns:
+            return False
+        account.requests_full_ns = after_ns
+        self._note(addresses, address, address_after_ns, now_ns)
+        return True
+
     def _charge(self, client: Client, n: int, *, paced: bool) -> Charge:
         if not 0 < n <= self._largest:
             raise ValueError(f"expected 1 to {self._largest} bytes")
@@ -226,14 +244,17 @@ class Limiter:
         if rate is not None:
             now_ns = self._monotonic_ns()
             after_ns = rate.after(account.bytes_full_ns, now_ns, n)
-            wait_ns = max(0, rate.wait_ns(after_ns, now_ns))
+            if after_ns - now_ns > rate.depth_ns:
+                wait_ns = rate.wait_ns(after_ns, now_ns)
             if wait_ns and not paced:
                 raise _refusal("too many bytes a second for this client", wait_ns)
         if count is not None and not count.take(n, account.quota):
             _, whole_in_s = count.left(account.quota)
             raise LimitError("less than that is left of today's quota of this client", retry_after_s=whole_in_s)
         account.bytes_full_ns = after_ns
-        return Charge(n, 0 if count is None else count.day, wait_ns / NS_PER_S, after_ns)
+        if count is None:
+            return Charge(n, 0, wait_ns / NS_PER_S, after_ns)
+        return Charge(n, count.day, wait_ns / NS_PER_S, after_ns, count.used * 2 > account.quota)
 
     def _note(self, moments: OrderedDict[str, int], address: str, moment_ns: int, now_ns: int) -> None:
         moments[address] = moment_ns

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from time import monotonic
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -66,10 +66,30 @@ MALFORMED: Final = _Malformed()
 """What a handler finds in place of a request that could not be read."""
 
 
+class Codec(NamedTuple):
+    """How a method reads requests and writes replies, where that is not by the generated messages.
+
+    What `read` finds wrong with a request, it returns in place of it, to be raised by `check_readable` in its time.
+    Without `write` the replies are bytes as they travel.
+    """
+
+    read: Callable[[bytes], Any]
+    write: Callable[[Any], bytes] | None
+
+
 def check_readable(request: object) -> None:
-    """Refuse MALFORMED. Raises InvalidRequestError."""
+    """Refuse what stands in place of a request that is none. Raises InvalidRequestError."""
     if request is MALFORMED:
         raise InvalidRequestError("the request is not a protobuf message of this method")
+    if isinstance(request, QrngError):
+        raise request
+
+
+def tell_allowances(context: Context, call: Call) -> None:
+    """Say in the trailers what is left to the client, once that is little enough to matter."""
+    allowances = call.scarce_allowances()
+    if allowances:
+        context.set_trailing_metadata(allowances)
 
 
 def telling_errors(method: Handler[Servicer, Request, Reply]) -> Handler[Servicer, Request, Reply]:
@@ -100,9 +120,11 @@ def served_at_the_desk(
 
         @functools.wraps(method)
         async def handler(servicer: Served, request: Request, context: Context) -> Reply:
-            call = servicer.desk.open(name, context.peer())
+            desk = servicer.desk
+            call = Call(desk, name, context.peer())
             try:
-                call.admit(partial(servicer.desk.access.client_calling, context), forwarded_for(servicer.desk, context))
+                forwarded = forwarded_for(context) if desk.trusted_proxies else None
+                call.admit(partial(desk.access.client_calling, context), forwarded)
                 reply = await method(servicer, request, context, call)
             except QrngError as error:
                 failure = error
@@ -130,10 +152,8 @@ def _unforeseen(method: str, fault: Exception) -> QrngError:
     return QrngError("an internal fault; the server's log has the rest")
 
 
-def forwarded_for(desk: Desk, context: Context) -> str | None:
-    """Return whom a proxy says it speaks for; None where no proxy is trusted."""
-    if not desk.trusted_proxies:
-        return None
+def forwarded_for(context: Context) -> str:
+    """Return whom a proxy says it speaks for."""
     return ",".join(str(value) for name, value in context.invocation_metadata() or () if name == "x-forwarded-for")
 
 
@@ -273,17 +293,20 @@ def register(
 ) -> None:
     """Register `servicer` by its generated `add_..._to_server`, with unreadable requests as MALFORMED.
 
-    Its calls that wait for their one request are among `unread`, which several services of a server may share.
+    Its attribute `codecs`, where it has one, has the codecs of methods with one of their own, by name. Its calls that
+    wait for their one request are among `unread`, which several services of a server may share.
     """
-    add_to_server(servicer, _Registrar(server, unread or Unread()))
+    codecs = getattr(servicer, "codecs", {})
+    add_to_server(servicer, _Registrar(server, unread or Unread(), codecs))
 
 
 class _Registrar:
     """Stands in for a server while generated code registers, and passes the handlers on with readers of ours."""
 
-    def __init__(self, server: grpc.aio.Server, unread: Unread) -> None:
+    def __init__(self, server: grpc.aio.Server, unread: Unread, codecs: Mapping[str, Codec]) -> None:
         self._server = server
         self._unread = unread
+        self._codecs = codecs
 
     def add_generic_rpc_handlers(self, _handlers: object) -> None:
         """Wait for the handlers by name, which follow."""
@@ -291,28 +314,35 @@ class _Registrar:
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
-        """Register `handlers` at the server both ways, as generated code does."""
-        ours = {name: _reading_tolerantly(handler, self._unread) for name, handler in handlers.items()}
+        """Register `handlers` at the server, by what generated code calls the generic way.
+
+        The other way, by method, has grpcio wait for the next call of each method apart, and with every call that
+        comes begin to wait anew for all of them.
+        """
+        ours = {name: self._ours(name, handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, ours),))
-        self._server.add_registered_method_handlers(service, ours)
+
+    def _ours(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        codec = self._codecs.get(name)
+        if codec is None:
+            codec = Codec(handler.request_deserializer or bytes, handler.response_serializer)
+        make, behaviour = _KINDS[handler.request_streaming, handler.response_streaming]
+        method = getattr(handler, behaviour)
+        return make(
+            method if handler.request_streaming else _with_its_request(method, self._unread),
+            request_deserializer=_reading_tolerantly(codec.read),
+            response_serializer=codec.write,
+        )
 
 
-def _reading_tolerantly(handler: grpc.RpcMethodHandler[Any, Any], unread: Unread) -> grpc.RpcMethodHandler[Any, Any]:
-    parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
-    make, behaviour = _KINDS[handler.request_streaming, handler.response_streaming]
-    method = getattr(handler, behaviour)
-
+def _reading_tolerantly(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def read(serialised: bytes) -> Any:
         try:
             return parse(serialised)
         except DecodeError:
             return MALFORMED
 
-    return make(
-        method if handler.request_streaming else _with_its_request(method, unread),
-        request_deserializer=read,
-        response_serializer=handler.response_serializer,
-    )
+    return read
 
 
 def _with_its_request(

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable
 
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.dispenser import Demand
-from qrng_gateway.fronts.calls import Context, Streams, check_readable, served_at_the_desk
+from qrng_gateway.fronts.calls import Context, Streams, check_readable, served_at_the_desk, tell_allowances
 from qrng_gateway.pool.claims import Claimed, ReplyLabel
 from qrng_grpc.compat import qr_entropy_pb2, qr_entropy_pb2_grpc, quantum_rng_pb2, quantum_rng_pb2_grpc
 
@@ -40,7 +40,7 @@ class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
         check_readable(request)
         demand = Demand(request.bytes_needed)
         claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
-        context.set_trailing_metadata((*label_metadata(claimed.label), *call.allowances()))
+        context.set_trailing_metadata((*label_metadata(claimed.label), *call.scarce_allowances()))
         return _qr_entropy_reply(request, claimed)
 
     @served_at_the_desk(QR_ENTROPY)
@@ -61,7 +61,7 @@ class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
                 demand = Demand(request.bytes_needed, least_class=promised)
                 claimed = await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining())
                 await context.write(_qr_entropy_reply(request, claimed))
-            context.set_trailing_metadata(call.allowances())
+            tell_allowances(context, call)
 
 
 class QuantumRngServicer(quantum_rng_pb2_grpc.QuantumRNGServicer):
@@ -79,7 +79,7 @@ class QuantumRngServicer(quantum_rng_pb2_grpc.QuantumRNGServicer):
         check_readable(request)
         demand = Demand(request.num_bytes, "num_bytes")
         claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
-        context.set_trailing_metadata((*label_metadata(claimed.label), *call.allowances()))
+        context.set_trailing_metadata((*label_metadata(claimed.label), *call.scarce_allowances()))
         return quantum_rng_pb2.RandomResponse(
             data=claimed.data,
             timestamp=claimed.label.generation_ns // _NS_PER_US,

@@ -7,13 +7,15 @@ no lock, no log line.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import Mapping
 from math import inf
-from typing import TypeVar
+
+import grpc.aio
 
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.dispenser import Demand
-from qrng_gateway.fronts.calls import Context, Streams, check_readable, served_at_the_desk
+from qrng_gateway.fronts.calls import Codec, Context, Streams, check_readable, served_at_the_desk, tell_allowances
+from qrng_gateway.fronts.messages import Asked, Reader, demand_of, packing, with_provenance
 from qrng_gateway.observation.status import (
     Accounting,
     CollectorStatus,
@@ -24,33 +26,23 @@ from qrng_gateway.observation.status import (
     State,
     Watermark,
 )
-from qrng_gateway.pool.claims import Claimed
-from qrng_gateway.pool.lane import ChunkRange
+from qrng_gateway.pool.claims import Pack
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.keys import ALGORITHM_NAMES, KeyState
-from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc
-from qrng_grpc.wire import CLASSES, CUSTODIES, PROCESSINGS, VERDICTS, source_message
-
-Request = TypeVar(
-    "Request",
-    entropy_pb2.GetEntropyRequest,
-    entropy_pb2.SubscribeEntropyRequest,
-    entropy_pb2.StreamEntropyRequest,
-)
-Reply = TypeVar(
-    "Reply",
-    entropy_pb2.GetEntropyResponse,
-    entropy_pb2.SubscribeEntropyResponse,
-    entropy_pb2.StreamEntropyResponse,
-)
-
+from qrng_grpc.wire import CLASSES, PROCESSINGS, source_message
 
 SERVICE = "qrng.v1.EntropyService"
 
 
 class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
     """Hands out bytes, at most `limit` in one message."""
+
+    codecs: Mapping[str, Codec] = {
+        "GetEntropy": Codec(Reader(entropy_pb2.GetEntropyRequest.FromString, "bytes_needed"), None),
+        "StreamEntropy": Codec(Reader(entropy_pb2.StreamEntropyRequest.FromString, "bytes_needed"), None),
+        "SubscribeEntropy": Codec(entropy_pb2.SubscribeEntropyRequest.FromString, None),
+    }
 
     def __init__(self, desk: Desk, observer: Observer, streams: Streams, *, limit: int) -> None:
         self.desk = desk
@@ -59,15 +51,17 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
         self._limit = limit
 
     @served_at_the_desk(SERVICE)
-    async def GetEntropy(
-        self, request: entropy_pb2.GetEntropyRequest, context: Context, call: Call
-    ) -> entropy_pb2.GetEntropyResponse:
+    async def GetEntropy(  # type: ignore[override]  # its codec has no messages
+        self, request: Asked, context: Context, call: Call
+    ) -> bytes:
         """Answer one request. A client that leaves while its call waits takes nothing."""
         check_readable(request)
-        demand = _demand(request, request.bytes_needed, "bytes_needed")
-        claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
-        context.set_trailing_metadata(call.allowances())
-        return _reply(entropy_pb2.GetEntropyResponse, request.sequence_id, claimed)
+        demand, sequence_id = request
+        claimed = await call.dispense(
+            demand, limit=self._limit, time_left_s=context.time_remaining(), pack=packing(sequence_id)
+        )
+        tell_allowances(context, call)
+        return with_provenance(claimed)
 
     @served_at_the_desk(SERVICE)
     async def SubscribeEntropy(  # type: ignore[override]  # it writes; the stub has a generator
@@ -80,33 +74,34 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
         check_readable(request)
         if request.total_bytes < 0:
             raise InvalidRequestError("a total is not negative", field="total_bytes")
-        demand = _demand(request, request.bytes_per_message, "bytes_per_message")
+        demand = demand_of(request, request.bytes_per_message, "bytes_per_message")
         demand.check(self._limit)
+        pack = packing(request.sequence_id)
         left = request.total_bytes or inf
         async with self._streams.held(context, call):
             while left > 0:
                 if left < demand.size:
                     demand = demand._replace(size=int(left))
-                claimed = await self._claim(demand, call, context)
-                await context.write(_reply(entropy_pb2.SubscribeEntropyResponse, request.sequence_id, claimed))
+                await context.write(await self._message(demand, call, context, pack))
                 left -= demand.size
-            context.set_trailing_metadata(call.allowances())
+            tell_allowances(context, call)
 
     @served_at_the_desk(SERVICE)
     async def StreamEntropy(  # type: ignore[override]  # it writes; the stub has a generator
         self,
-        requests: AsyncIterable[entropy_pb2.StreamEntropyRequest],
+        _requests: object,
         context: Context,
         call: Call,
     ) -> None:
         """Answer each request in order, until the client half-closes."""
         async with self._streams.held(context, call):
-            async for request in requests:
+            # An iteration over the requests does the same, by way of two coroutines and a generator for each.
+            while (request := await context.read()) is not grpc.aio.EOF:
                 check_readable(request)
                 await call.next_request()
-                claimed = await self._claim(_demand(request, request.bytes_needed, "bytes_needed"), call, context)
-                await context.write(_reply(entropy_pb2.StreamEntropyResponse, request.sequence_id, claimed))
-            context.set_trailing_metadata(call.allowances())
+                demand, sequence_id = request
+                await context.write(await self._message(demand, call, context, packing(sequence_id)))
+            tell_allowances(context, call)
 
     @served_at_the_desk(SERVICE)
     async def GetStatus(
@@ -117,63 +112,10 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
         context.set_trailing_metadata(call.allowances())
         return _status_reply(self._observer.status())
 
-    async def _claim(self, demand: Demand, call: Call, context: Context) -> Claimed:
-        return await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining())
-
-
-def _demand(request: Request, size: int, size_field: str) -> Demand:
-    return Demand(
-        size,
-        size_field,
-        least_class=_least_class(request.least_class),
-        processing=_processing(request.processing),
-        max_age_ms=request.max_age_ms,
-        span_lanes=request.span_lanes,
-        fresh=request.fresh,
-        include_provenance=request.include_provenance,
-    )
-
-
-def _least_class(number: int) -> SourceClass | None:
-    stated = CLASSES.from_proto(number)
-    if number and stated is None:
-        raise InvalidRequestError("a class this server does not know", field="least_class")
-    return stated
-
-
-def _processing(number: int) -> Processing | None:
-    stated = PROCESSINGS.from_proto(number)
-    if number and stated is None:
-        raise InvalidRequestError("a processing this server does not know", field="processing")
-    return stated
-
-
-def _reply(message: type[Reply], sequence_id: int, claimed: Claimed) -> Reply:
-    label = claimed.label
-    return message(
-        data=claimed.data,
-        sequence_id=sequence_id,
-        generation_timestamp_ns=label.generation_ns,
-        device_id=label.device_id,
-        source_class=CLASSES.to_proto(label.source_class),
-        processing=PROCESSINGS.to_proto(label.processing),
-        custody=CUSTODIES.to_proto(label.custody),
-        health_verdict=VERDICTS.to_proto(label.health_verdict),
-        collector_id=label.collector_id,
-        capture_start_ns=label.capture_start_ns,
-        capture_end_ns=label.capture_end_ns,
-        provenance=[_range_message(one) for one in claimed.ranges] if claimed.ranges else None,
-    )
-
-
-def _range_message(one: ChunkRange) -> entropy_pb2.ChunkRange:
-    return entropy_pb2.ChunkRange(
-        collector_id=one.collector_id,
-        epoch=one.epoch,
-        sequence=one.sequence,
-        offset_bytes=one.offset,
-        size_bytes=one.size,
-    )
+    async def _message(self, demand: Demand, call: Call, context: Context, pack: Pack) -> bytes:
+        return with_provenance(
+            await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining(), pack=pack)
+        )
 
 
 _STATES = {

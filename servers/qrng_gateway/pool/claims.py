@@ -6,7 +6,7 @@ that is known of any of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from qrng_gateway.pool.lane import ChunkRange, Stored
@@ -58,6 +58,7 @@ class Claimed(NamedTuple):
     """Bytes that left the pool for one client."""
 
     data: bytes
+    """The bytes, or what the claim's `Pack` made of them."""
     label: ReplyLabel
     ranges: tuple[ChunkRange, ...] = ()
     """Where the bytes lay, in their order, when the claim asked for it."""
@@ -66,23 +67,51 @@ class Claimed(NamedTuple):
         return f"Claimed({len(self.data)} bytes, {self.label!r})"
 
 
+Pack = Callable[[Sequence[memoryview], ReplyLabel, int], bytes]
+"""Makes what a claim returns of its bytes, which lie in pieces, of their label, and of how many there are.
+
+A message that is made of the pieces themselves is the only copy of them.
+"""
+
+
+def as_they_are(pieces: Sequence[memoryview], _label: ReplyLabel, _size: int) -> bytes:
+    """Return the bytes and nothing else."""
+    return b"".join(pieces)
+
+
 def label_of(used: list[Stored]) -> ReplyLabel:
-    """Return what bytes of the chunks `used` are."""
-    first = used[0]
+    """Return what bytes of the chunks `used` are: one object for every claim that is answered from one chunk."""
+    first = label_of_one(used[0])
     if len(used) == 1:
-        label = first.origin.label
-        return ReplyLabel(
-            first.origin.device_id,
-            first.origin.collector_id,
+        return first
+    origin = used[0].origin
+    if any(chunk.origin is not origin for chunk in used):
+        return _merged_label(used)
+    # Bytes of one origin lie in one lane, oldest first.
+    return _ending(first, max([chunk.capture_end_ns for chunk in used]))
+
+
+def label_of_one(chunk: Stored) -> ReplyLabel:
+    """Return what bytes of `chunk` are."""
+    if chunk.label is None:
+        origin = chunk.origin
+        label = origin.label
+        chunk.label = ReplyLabel(
+            origin.device_id,
+            origin.collector_id,
             label.source_class,
             label.processing,
             label.custody,
             label.health_verdict,
-            first.capture_end_ns,
-            first.capture_start_ns,
-            first.capture_end_ns,
+            chunk.capture_end_ns,
+            chunk.capture_start_ns,
+            chunk.capture_end_ns,
         )
-    return _merged_label(used)
+    return chunk.label
+
+
+def _ending(label: ReplyLabel, capture_end_ns: int) -> ReplyLabel:
+    return label if label.capture_end_ns == capture_end_ns else ReplyLabel(*label[:-1], capture_end_ns)
 
 
 def _merged_label(used: list[Stored]) -> ReplyLabel:

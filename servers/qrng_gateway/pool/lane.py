@@ -12,9 +12,13 @@ from bisect import bisect_left, insort_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.labels import Processing
+
+if TYPE_CHECKING:
+    from qrng_gateway.pool.claims import ReplyLabel
 
 FOREVER_NS = 2**63 - 1
 
@@ -57,9 +61,9 @@ class ChunkRange:
 
 
 class Stored:
-    """One chunk in a lane. `read` hands out its bytes from the front and overwrites them."""
+    """One chunk in a lane. Its bytes are read from the front, and overwritten."""
 
-    __slots__ = ("_buffer", "_gone", "_offset", "capture_end_ns", "capture_start_ns", "origin", "sequence")
+    __slots__ = ("_buffer", "_gone", "_offset", "capture_end_ns", "capture_start_ns", "label", "origin", "sequence")
 
     def __init__(self, block: Block, origin: Origin, sequence: int = 0, overwritten: Stored | None = None) -> None:
         """Copy `block`, over a chunk that is `overwritten` for it where there is one."""
@@ -71,6 +75,8 @@ class Stored:
         self.capture_start_ns = block.capture_start_ns
         self.capture_end_ns = block.capture_end_ns
         self.origin = origin
+        self.label: ReplyLabel | None = None
+        """What its bytes are, once somebody asked: kept for `label_of`, since most chunks answer many claims."""
 
     def __len__(self) -> int:
         return len(self._buffer) - self._offset
@@ -98,7 +104,7 @@ class Stored:
     def replace(self, data: bytes, origin: Origin) -> None:
         """Hold `data`, of `origin`, instead of what it held."""
         self.wipe()
-        self._buffer, self.origin = bytearray(data), origin
+        self._buffer, self.origin, self.label = bytearray(data), origin, None
 
     def wipe_front(self, view: memoryview) -> None:
         """Overwrite a view that `front` returned, and move past it."""
@@ -109,7 +115,10 @@ class Stored:
         if self._offset == len(self._buffer):
             self._gone += self._offset
             self._buffer, self._offset = bytearray(), 0
-        elif self._offset >= max(_LEAST_WASTE, len(self._buffer) // 2):
+
+    def tighten(self) -> None:
+        """Give what is left a buffer of its own size, where most of the present one is used up: it may stay long."""
+        if self._offset >= _LEAST_WASTE and self._offset >= len(self._buffer) // 2:
             self._move_out()
 
     def wipe(self) -> None:
@@ -129,15 +138,25 @@ class Stored:
         return buffer
 
     def _move_out(self) -> None:
-        """Give the rest a buffer of its own size: claims for young bytes may leave it here for long."""
         rest = memoryview(self._buffer)[self._offset :]
         self._gone += self._offset
         self._buffer, self._offset = bytearray(rest), 0
         rest[:] = _ZEROS[: len(rest)]
 
 
+class Pieces(NamedTuple):
+    """Bytes of a lane: the chunks they lie in, views of them there, the index of the first chunk, how many they are."""
+
+    used: list[Stored]
+    views: list[memoryview]
+    first: int
+    size: int
+
+
 class Lane:
     """Chunks of one class and processing, oldest capture first. `level` is their bytes."""
+
+    __slots__ = ("_chunks", "_head", "level")
 
     def __init__(self) -> None:
         self.level = 0
@@ -166,7 +185,10 @@ class Lane:
         if not len(self) or self._chunks[-1].capture_start_ns <= chunk.capture_start_ns:
             self._chunks.append(chunk)
         else:
+            oldest = self._chunks[self._head]
             insort_right(self._chunks, chunk, lo=self._head, key=_CAPTURE_START)
+            if oldest is not self._chunks[self._head]:
+                oldest.tighten()
         self.level += len(chunk)
 
     def available(self, n: int, from_ns: int, before_ns: int) -> int:
@@ -181,11 +203,17 @@ class Lane:
             total += len(chunk)
         return min(n, total)
 
-    def take(self, n: int, from_ns: int, ranges: list[ChunkRange] | None = None) -> tuple[list[Stored], bytes]:
-        """Take the `n` oldest bytes captured at `from_ns` or later; `ranges` are told where they lay.
+    def take(self, n: int, from_ns: int) -> tuple[list[Stored], bytes]:
+        """Take the `n` oldest bytes captured at `from_ns` or later. Returns the chunks they lay in, and the bytes."""
+        pieces = self.pieces(n, from_ns)
+        data = b"".join(pieces.views)
+        self.remove(pieces)
+        return pieces.used, data
 
-        Returns the chunks they came from, and the bytes: one copy, after which the lane's own are
-        overwritten. The caller has made sure that they are there.
+    def pieces(self, n: int, from_ns: int) -> Pieces:
+        """Find the `n` oldest bytes captured at `from_ns` or later; the caller has made sure that they are there.
+
+        To be copied, then passed to `remove` before anything else happens to the lane.
         """
         first = last = self._index(from_ns)
         used, views = [], []
@@ -197,19 +225,35 @@ class Lane:
             views.append(view)
             left -= len(view)
             last += 1
-        if ranges is not None:
-            ranges += [chunk.range(len(view)) for chunk, view in zip(used, views, strict=True)]
-        data = b"".join(views)
+        return Pieces(used, views, first, n)
+
+    def remove(self, pieces: Pieces) -> None:
+        """Overwrite what `pieces` found, and move past it."""
+        used, views, first, n = pieces
         for chunk, view in zip(used, views, strict=True):
             chunk.wipe_front(view)
         self.level -= n
-        self._remove(first, last if not len(used[-1]) else last - 1)
-        return used, data
+        last = first + len(used)
+        self._remove(first, last - 1 if len(chunk) else last)
+        if first > self._head:  # what is left of the oldest chunk goes next, and is not worth moving
+            chunk.tighten()
+
+    def oldest(self, n: int, before_ns: int) -> Stored | None:
+        """Return the oldest chunk, if it has more than `n` bytes and was not captured before `before_ns`.
+
+        The lane is not empty. What nearly every claim for few bytes takes from, in few steps: see `remove_front`.
+        """
+        oldest = self._chunks[self._head]
+        return oldest if len(oldest) > n and oldest.capture_start_ns >= before_ns else None
+
+    def remove_front(self, chunk: Stored, view: memoryview) -> None:
+        """Overwrite `view`, the front of `chunk` but not all of it, and move past it."""
+        self.level -= len(view)
+        chunk.wipe_front(view)
 
     def expire(self, before_ns: int) -> int:
         """Destroy chunks captured before `before_ns`. Returns their bytes."""
-        oldest = self.oldest_capture_start_ns
-        if oldest is None or oldest >= before_ns:
+        if not self.level or self._chunks[self._head].capture_start_ns >= before_ns:
             return 0
         return self._destroy(self._index(before_ns))
 

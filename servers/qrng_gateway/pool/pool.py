@@ -19,10 +19,10 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal
 
-from qrng_gateway.pool.claims import Claimed, ClaimSpec, label_of
+from qrng_gateway.pool.claims import Claimed, ClaimSpec, Pack, as_they_are, label_of, label_of_one
 from qrng_gateway.pool.forecast import Forecast
 from qrng_gateway.pool.intake import Intake
-from qrng_gateway.pool.lane import FOREVER_NS, ChunkRange, Lane, Origin, Stored
+from qrng_gateway.pool.lane import FOREVER_NS, Lane, Origin, Stored
 from qrng_gateway.pool.line import Line, Place
 from qrng_gateway.pool.reservations import Key, Reservations
 from qrng_gateway.pool.reservoir import Reservoir
@@ -73,6 +73,7 @@ class _Waiting:
     """A claim in line. Its future holds what it was granted, or why not."""
 
     spec: ClaimSpec
+    pack: Pack
     granted: asyncio.Future[Claimed]
 
 
@@ -259,7 +260,9 @@ class Pool:
             self._lanes[key].insert(chunk)
         self._serve_arrivals(())
 
-    async def claim(self, n: int, spec: ClaimSpec, client: str, patience_s: float, *, weight: int = 1) -> Claimed:
+    async def claim(
+        self, n: int, spec: ClaimSpec, client: str, patience_s: float, *, weight: int = 1, pack: Pack = as_they_are
+    ) -> Claimed:
         """Take `n` bytes for `client`, irrevocably, waiting in line at most `patience_s` seconds.
 
         In line, clients take turns by bytes over `weight`. Raises WeakerSourceError or InvalidRequestError
@@ -267,23 +270,38 @@ class Pool:
         when there is no place in line, DrainingError when the gateway ends. Cancelled, it leaves the line
         and takes nothing.
         """
+        claimed = self.claim_now(n, spec, client, pack)
+        if claimed is not None:
+            return claimed
+        kind = (spec.least_class, spec.processing, spec.captured_after_ns is not None)
+        return await self._wait(Place(client, weight, n, kind, _Waiting(spec, pack, _future())), patience_s)
+
+    def claim_now(self, n: int, spec: ClaimSpec, client: str, pack: Pack = as_they_are) -> Claimed | None:
+        """Take `n` bytes for `client`, irrevocably, if it need not wait for them; else None.
+
+        Raises WeakerSourceError or InvalidRequestError when no waiting could help, DrainingError when the gateway ends.
+        """
         if self._draining:
             raise DrainingError("the gateway is ending; reconnect")
         if not self.best_class.at_least(spec.least_class):
             raise WeakerSourceError("every source of this gateway is weaker than the least class asked for")
         if n > self.capacity:
             raise InvalidRequestError("more bytes than the pool can hold", field="bytes_needed")
-        if not self._acceptable(spec.least_class, spec.processing):
+        lanes = self._acceptable(spec.least_class, spec.processing)
+        if not lanes:
             raise InvalidRequestError("this gateway has no bytes of that processing", field="processing")
-        claimed = None
-        if not len(self._line) or not self._contested(spec):
-            claimed = self._attempt(n, spec, self._acceptable(spec.least_class, spec.processing), _NO_PROMISES)
-        if claimed is None and self._reservations and self._line.first_of(client) is None:
-            claimed = self._from_reserve(n, spec, client)
-        if claimed is not None:
-            return claimed
-        kind = (spec.least_class, spec.processing, spec.captured_after_ns is not None)
-        return await self._wait(Place(client, weight, n, kind, _Waiting(spec, _future())), patience_s)
+        uncontested = not self._line.kinds
+        if uncontested and spec[2:] == _PLAIN:
+            claimed = self._from_oldest(n, lanes, pack)
+            if claimed is not None:
+                return claimed
+        if uncontested or not self._contested(spec):
+            claimed = self._attempt(n, spec, pack, lanes, _NO_PROMISES)
+            if claimed is not None:
+                return claimed
+        if self._reservations and self._line.first_of(client) is None:
+            return self._from_reserve(n, spec, pack, client)
+        return None
 
     async def _wait(self, place: Place[_Kind, _Waiting], patience_s: float) -> Claimed:
         if patience_s <= 0 and self._line.full:
@@ -357,7 +375,7 @@ class Pool:
     def _serve_from_reserve(self, client: str) -> None:
         """Grant, in their order, claims of `client` that what is kept for it suffices for, whoever is ahead of it."""
         while (place := self._line.first_of(client)) is not None and not place.claim.granted.done():
-            claimed = self._from_reserve(place.size, place.claim.spec, client)
+            claimed = self._from_reserve(place.size, place.claim.spec, place.claim.pack, client)
             if claimed is None:
                 return
             self._grant(place, claimed)
@@ -371,7 +389,7 @@ class Pool:
             waiting = place.claim
             if waiting.granted.done() or not self._any_for(waiting.spec):
                 continue
-            claimed = self._attempt(place.size, waiting.spec, self._acceptable(*place.kind[:2]), promised)
+            claimed = self._attempt(place.size, waiting.spec, waiting.pack, self._acceptable(*place.kind[:2]), promised)
             if claimed is None:
                 self._promise(waiting.spec, promised)
             else:
@@ -387,7 +405,7 @@ class Pool:
             if not _any_left(lanes, promised):
                 return
             if place is newcomer:
-                claimed = self._attempt(place.size, spec, lanes, promised)
+                claimed = self._attempt(place.size, spec, place.claim.pack, lanes, promised)
                 if claimed is not None:
                     self._grant(place, claimed)
                 return
@@ -420,41 +438,63 @@ class Pool:
         for lane in self._acceptable(spec.least_class, spec.processing):
             promised[lane] = min(from_ns, promised.get(lane, FOREVER_NS))
 
-    def _from_reserve(self, n: int, spec: ClaimSpec, client: str) -> Claimed | None:
+    def _from_oldest(self, n: int, lanes: Iterable[Lane], pack: Pack) -> Claimed | None:
+        """Take `n` bytes, whatever their age, out of one chunk; or nothing where that is not all there is to it."""
+        for lane in lanes:
+            if lane.level >= n:
+                chunk = lane.oldest(n, self._clock.now_ns() - self._ttl_ns)
+                if chunk is None:
+                    return None
+                label = chunk.label or label_of_one(chunk)
+                view = chunk.front(n)
+                data = pack((view,), label, n)
+                lane.remove_front(chunk, view)
+                self.counters.served += n
+                self.counters.claims += 1
+                return Claimed(data, label)
+        return None
+
+    def _from_reserve(self, n: int, spec: ClaimSpec, pack: Pack, client: str) -> Claimed | None:
         """Take `n` bytes now of those that are kept for `client`, or nothing."""
         lanes = self._reservations.lanes_of(client, self._acceptable_keys(spec.least_class, spec.processing))
-        return self._attempt(n, spec, lanes, _NO_PROMISES)
+        return self._attempt(n, spec, pack, lanes, _NO_PROMISES)
 
-    def _attempt(self, n: int, spec: ClaimSpec, lanes: Iterable[Lane], promised: Mapping[Lane, int]) -> Claimed | None:
+    def _attempt(
+        self, n: int, spec: ClaimSpec, pack: Pack, lanes: Iterable[Lane], promised: Mapping[Lane, int]
+    ) -> Claimed | None:
         """Take `n` bytes of `lanes` now, or nothing. `promised` bounds each lane from above."""
         from_ns = self._from_ns(spec)
         expired_ns = self._clock.now_ns() - self._ttl_ns
         total = 0
         shares = []
         for lane in lanes:
+            if not lane.level:
+                continue
             self.counters.expired += lane.expire(expired_ns)
             share = lane.available(n - total, from_ns, promised.get(lane, FOREVER_NS))
             if share == n:
-                return self._take([(lane, n)], from_ns, spec)
+                return self._take([(lane, n)], from_ns, spec, pack)
             if spec.span_lanes and share:
                 shares.append((lane, share))
                 total += share
                 if total == n:
-                    return self._take(shares, from_ns, spec)
+                    return self._take(shares, from_ns, spec, pack)
         return None
 
-    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, spec: ClaimSpec) -> Claimed:
-        used: list[Stored] = []
-        parts = []
-        ranges: list[ChunkRange] | None = [] if spec.provenance else None
-        for lane, share in shares:
-            chunks, data = lane.take(share, from_ns, ranges)
-            used += chunks
-            parts.append(data)
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.counters.served += len(data)
+    def _take(self, shares: list[tuple[Lane, int]], from_ns: int, spec: ClaimSpec, pack: Pack) -> Claimed:
+        found = [lane.pieces(share, from_ns) for lane, share in shares]
+        used, views, _, n = found[0]
+        if len(found) > 1:
+            used, views = [chunk for one in found for chunk in one.used], [view for one in found for view in one.views]
+            n = sum(share for _, share in shares)
+        label = label_of(used)
+        ranges = tuple(map(Stored.range, used, map(len, views))) if spec.provenance else ()
+        data = pack(views, label, n)
+        for (lane, _), pieces in zip(shares, found, strict=True):
+            lane.remove(pieces)
+        self.counters.served += n
         self.counters.claims += 1
-        return Claimed(data, label_of(used), tuple(ranges or ()))
+        return Claimed(data, label, ranges)
 
     def _from_ns(self, spec: ClaimSpec) -> int:
         """Return the earliest capture start that `spec` accepts."""
@@ -534,6 +574,8 @@ class Pool:
 
 
 _NO_PROMISES: Mapping[Lane, int] = {}
+_PLAIN = ClaimSpec(SourceClass.SIMULATED)[2:]
+"""What a claim demands that takes bytes of any age, out of one lane, and does not ask for more."""
 
 
 def _future() -> asyncio.Future[Claimed]:

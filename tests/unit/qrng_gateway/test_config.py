@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from qrng_gateway.config import ENV_PREFIX, GatewayConfig
+from qrng_grpc.certs import Authority
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import SourceClass
@@ -190,3 +191,66 @@ def test_readiness_that_no_pool_can_reach_is_a_mistake() -> None:
     """A gateway that could never be ready does not start."""
     assert "ready_bytes" in mistakes_of(ready_bytes="10000001")
     assert read(ready_bytes="10000000").ready_bytes == 10_000_000
+
+
+NATIVE = {"engine": "native"}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:50051", "[::1]:50051", "localhost:0", "unix:/run/qrng/grpc.sock"])
+def test_the_native_engine_listens_on_this_machine(address: str) -> None:
+    """Loopback and Unix sockets are what it can be given."""
+    assert read(listen_address=address, **NATIVE).listen_address == address
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"listen_address": "0.0.0.0:50051", "allow_plaintext_beyond_loopback": "true"},
+        {"listen_address": "192.0.2.1:50051", "allow_plaintext_beyond_loopback": "true"},
+        {"address_rate_limit": "5"},
+    ],
+)
+def test_what_the_native_engine_cannot_keep_is_refused(changes: dict[str, str]) -> None:
+    """It does not start with less than was asked for; the mistake names the setting and what to do instead."""
+    mistakes = mistakes_of(**changes, **NATIVE)
+    assert mistakes.startswith("engine: ")
+    assert next(iter(changes)) in mistakes
+    assert "engine grpcio" in mistakes
+    assert read(**changes).engine == "grpcio"
+
+
+def test_the_native_engine_has_no_tls(tmp_path: Path) -> None:
+    """A certificate for clients, or authorities for theirs, need grpcio or a proxy; the push listener has its own."""
+    authority = Authority.create("test")
+    for role, issued in (("server", authority.server(["localhost"])), ("ca", authority.issued)):
+        issued.save(tmp_path / f"{role}.pem", tmp_path / f"{role}.key")
+    files = {"tls_cert_file": "server.pem", "tls_key_file": "server.key", "client_ca_file": "ca.pem"}
+    given = {name: str(tmp_path / file) for name, file in files.items()}
+    mistakes = mistakes_of(**given, **NATIVE)
+    assert all(name in mistakes for name in files)
+    assert "use engine grpcio, or a TLS proxy in front" in mistakes
+    pushes = {f"push_{name}": path for name, path in given.items()}
+    assert read(**pushes, **NATIVE).push_tls_files is not None
+
+
+def test_with_a_proxy_that_names_callers_the_native_engine_limits_addresses() -> None:
+    """Without one it limits none, since all it sees is this machine."""
+    config = read(trusted_proxies="127.0.0.1", address_rate_limit="5", **NATIVE)
+    assert (config.address_rate_limit, config.limits_addresses) == (5, True)
+    assert not read(**NATIVE).limits_addresses
+    assert read().limits_addresses
+
+
+def test_the_native_engine_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is missing, the mistake names the extra that brings it."""
+    monkeypatch.setattr("qrng_gateway.engines.NATIVE_PACKAGE", "a_package_that_is_not_there")
+    assert "install qrng-grpc[native], or use engine grpcio" in mistakes_of(**NATIVE)
+    assert read().engine == "grpcio"
+
+
+@pytest.mark.parametrize("setting", ["listen_address", "push_listen_address", "rest_listen_address"])
+def test_only_the_native_engine_listens_at_a_unix_socket(setting: str) -> None:
+    """A Unix socket is for clients alone, and nothing else of the gateway listens at one."""
+    at_fault = "engine" if setting == "listen_address" else setting
+    assert mistakes_of(**{setting: "unix:/run/qrng.sock"}).startswith(f"{at_fault}: ")
+    assert "listen_address: " in mistakes_of(listen_address="unix:", **NATIVE)

@@ -363,3 +363,24 @@ def test_only_the_uri_of_a_certificate_counts() -> None:
     assert certified_uri(uris_of(None)) is None
     with pytest.raises(AuthenticationError):
         certified_uri([URI, URI])
+
+
+def test_a_key_that_opened_before_is_looked_up_anew(tmp_path: Path) -> None:
+    """What is remembered of a key that opened neither outlives its record nor keeps its old limits, and is bounded."""
+    file = tmp_path / "clients.yaml"
+    with changing_client_file(file) as records:
+        records.append(ClientRecord(Client("one"), (KeyDigest(digest_of("a key of client one")),)))
+    access = Access(file=file)
+    for _ in range(3):
+        assert access.identify(["a key of client one"]).client.weight == 1
+    with changing_client_file(file) as records:
+        records[:] = [replace(record, client=replace(record.client, weight=7)) for record in records]
+    assert access.reload()
+    assert access.identify(["a key of client one"]).client.weight == 7
+    with changing_client_file(file) as records:
+        records[:] = [replace(record, revoked=True) for record in records]
+    assert access.reload()
+    for guess in ("a key of client one", "another", "a third"):
+        with pytest.raises(AuthenticationError):
+            access.identify([guess])
+    assert len(access._tags) == 1
