@@ -28,7 +28,8 @@ MAX_STREAMS_A_CONNECTION = 512
 """No connection alone may have all the calls there are."""
 _PING_INTERVAL_MS = 10_000
 _HANDSHAKE_MS = 10_000
-_QUIET_MS, _NO_ACK_MS = 60_000, 20_000
+QUIET_MS, NO_ACK_MS = 60_000, 20_000
+"""After which quiet a connection is pinged, and how long it may take to answer."""
 _MAX_UNBEGUN_CALLS = 3000
 
 
@@ -84,8 +85,8 @@ def new_server(
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        ("grpc.keepalive_time_ms", _QUIET_MS),
-        ("grpc.keepalive_timeout_ms", _NO_ACK_MS),
+        ("grpc.keepalive_time_ms", QUIET_MS),
+        ("grpc.keepalive_timeout_ms", NO_ACK_MS),
         # Fewer would be refused at random once a thousand wait for us, whoever's they are.
         ("grpc.server.max_pending_requests", _MAX_UNBEGUN_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_UNBEGUN_CALLS),
@@ -108,7 +109,7 @@ def _age_options(age: ConnectionAge | None) -> Iterator[tuple[str, int]]:
 async def serving_grpc(
     server: grpc.aio.Server, address: str, grace: Grace, credentials: grpc.ServerCredentials | None = None
 ) -> AsyncIterator[str]:
-    """Serve at `address` (HOST:PORT, port 0 for a free one); yields HOST:PORT with the real port.
+    """Serve at `address` (HOST:PORT, port 0 for a free one, or unix:PATH); yields it with the real port.
 
     Without `credentials` in plaintext. Leaving, it lets running calls finish while `grace` lasts and then
     ends them. Raises ConfigError when it cannot listen there.
@@ -122,7 +123,7 @@ async def serving_grpc(
         raise ConfigError([f"{address}: cannot listen there; is it in use?"]) from None
     await server.start()
     try:
-        yield f"{address.rpartition(':')[0]}:{port}"
+        yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     finally:
         await server.stop(grace.left_s)
 

@@ -26,6 +26,7 @@ from qrng_gateway.admission.promises import Promises
 from qrng_gateway.config import GatewayConfig, best_of
 from qrng_gateway.desk import Desk
 from qrng_gateway.dispenser import Dispenser
+from qrng_gateway.engines import new_engine
 from qrng_gateway.fronts.calls import MAX_UNREAD, Streams, Unread, register
 from qrng_gateway.fronts.compat import QrEntropyServicer, QuantumRngServicer
 from qrng_gateway.fronts.health import MAX_WATCHERS, HealthBoard, HealthServicer
@@ -44,6 +45,7 @@ from qrng_gateway.pool.pool import Pool
 from qrng_gateway.pool.reservoir import Reservoir
 from qrng_gateway.protection import Protection
 from qrng_gateway.quality.on_demand import QualityTests
+from qrng_gateway.scheduling import let_threads_finish
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.compat.qr_entropy_pb2_grpc import add_EntropyServiceServicer_to_server as add_qr_entropy
 from qrng_grpc.compat.quantum_rng_pb2_grpc import add_QuantumRNGServicer_to_server as add_quantum_rng
@@ -71,6 +73,8 @@ MAX_REQUEST_BYTES = 16_384
 """The largest request message of a client; every real one has a few dozen bytes."""
 MAX_PUSH_CALLS = 64
 _ENVELOPE_BYTES = 4096
+_NO_LIMIT = 1e6
+"""Requests a second, more than there can be."""
 _SHORT_CALLS = 256
 """Calls beyond streams and waiting claims that may run at once: health, status, claims being answered."""
 
@@ -138,6 +142,7 @@ def main(config: GatewayConfig) -> None:
     Raises ConfigError when memory must be locked and cannot be, else as `serving_gateway`.
     """
     keep_heaps_few()
+    let_threads_finish()
     configure_logs(config.log_level, "gateway")
     harden(config.lock_memory)
     run_to_end(run(config))
@@ -179,7 +184,7 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
         push_server = _push_server(config, ingest, health, bounds, tls.push_age)
         client_server = _client_server(config, desk, observer, health, bounds, tls.client_age)
         metrics = at_the_end.enter_context(_metrics(config, observer, ingest, desk, clock))
-        rest = _new_rest(config, desk, observer, QualityTests(reservoir), metrics).app()
+        rest = _new_rest(config, desk, observer, QualityTests(reservoir), metrics).site()
         grace = Grace(config.drain_timeout)
 
         def tick() -> None:
@@ -265,7 +270,7 @@ def _new_limiter(config: GatewayConfig, state_dir: Path, clock: Clock) -> Limite
     return Limiter(
         state_dir,
         rate_limit=config.rate_limit,
-        address_rate_limit=config.address_rate_limit or config.rate_limit,
+        address_rate_limit=config.address_rate_limit or (config.rate_limit if config.limits_addresses else _NO_LIMIT),
         streams=max(1, config.max_streams // 2),
         clock=clock,
     )
@@ -422,7 +427,8 @@ def _client_server(
     bounds: Bounds,
     age: ConnectionAge | None,
 ) -> grpc.aio.Server:
-    server = new_server(
+    server = new_engine(
+        config.engine,
         max_message_bytes=MAX_REQUEST_BYTES,
         max_streams=bounds.client_calls,
         max_calls=bounds.client_calls,

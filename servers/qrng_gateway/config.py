@@ -8,6 +8,7 @@ starts on a guess.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic_settings import NoDecode
 
 from qrng_gateway.admission.access import API_KEY, client_of_key, mixed_up
 from qrng_gateway.admission.addresses import Network, network_of
+from qrng_gateway.engines import EngineName, native_is_installed
 from qrng_gateway.pool.conditioning import PostProcessing, Sha256
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.client_keys import read_client_file
@@ -56,7 +58,10 @@ _PROTECTED_BY = {
 class GatewayConfig(KeySettings):
     """How a gateway listens, what it keeps, whom it serves and whom it believes."""
 
-    listen_address: str = Field("127.0.0.1:50051", description="HOST:PORT of gRPC for clients; port 0 is any.")
+    listen_address: str = Field(
+        "127.0.0.1:50051",
+        description="HOST:PORT of gRPC for clients; port 0 is any. With engine native also unix:PATH.",
+    )
     push_listen_address: str = Field("127.0.0.1:50052", description="HOST:PORT of gRPC for collectors.")
     rest_listen_address: str = Field("127.0.0.1:8080", description="HOST:PORT of REST.")
     tls_cert_file: Path | None = Field(
@@ -201,6 +206,12 @@ class GatewayConfig(KeySettings):
         description="Addresses and networks of reverse proxies whose X-Forwarded-For names the caller: a YAML list, or"
         " comma-separated.",
     )
+    engine: EngineName = Field(
+        "grpcio",
+        validate_default=True,
+        description="What speaks gRPC with clients: grpcio, or native, which is faster, needs qrng-grpc[native] and"
+        " stands behind a TLS proxy on this machine.",
+    )
     drain_timeout: Seconds = Field(
         5, ge=0, le=300, description="Seconds that running calls get to finish when the gateway ends."
     )
@@ -260,10 +271,16 @@ class GatewayConfig(KeySettings):
             return None
         return TlsFiles("server", self.push_tls_cert_file, self.push_tls_key_file, self.push_client_ca_file)
 
+    @property
+    def limits_addresses(self) -> bool:
+        """Whether clients have addresses to be limited by: behind a proxy only if that one says whom it serves."""
+        return self.engine != "native" or bool(self.trusted_proxies)
+
     @field_validator("listen_address", "push_listen_address", "rest_listen_address")
     @classmethod
-    def _an_address(cls, address: str) -> str:
-        host_and_port(address)
+    def _an_address(cls, address: str, info: ValidationInfo) -> str:
+        if info.field_name != "listen_address" or not _is_socket(address):
+            host_and_port(address)
         return address
 
     @field_validator("tls_cert_file", "push_tls_cert_file")
@@ -305,7 +322,7 @@ class GatewayConfig(KeySettings):
             name
             for name, cert_file in _PROTECTED_BY.items()
             # A certificate that was given and is at fault is reported already.
-            if name in info.data and not is_loopback(info.data[name]) and info.data.get(cert_file, "") is None
+            if name in info.data and not _stays_here(info.data[name]) and info.data.get(cert_file, "") is None
         ]
         if leaving and not allowed:
             raise ValueError(f"must be true for plaintext beyond loopback, as in {', '.join(leaving)}")
@@ -364,6 +381,18 @@ class GatewayConfig(KeySettings):
         if not isinstance(texts, list | tuple):
             raise ValueError("expected a list")
         return tuple(network_of(str(text).strip()) for text in texts)
+
+    @field_validator("engine")
+    @classmethod
+    def _fits_the_rest(cls, engine: EngineName, info: ValidationInfo) -> EngineName:
+        if engine == "native":
+            mistakes = list(_beyond_the_native_engine(info.data))
+        else:
+            at_a_socket = _is_socket(info.data.get("listen_address", ""))
+            mistakes = ["must be native for a Unix socket, as in listen_address"] if at_a_socket else []
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return engine
 
     @field_validator("entropy_per_byte")
     @classmethod
@@ -431,6 +460,31 @@ def best_of(records: tuple[KeyRecord, ...]) -> SourceClass:
     """Return the best class that any of `records` may claim; revoked ones count only where there are no others."""
     claimable = {record.best_class for record in records if not record.revoked}
     return min(claimable or {record.best_class for record in records}, key=BEST_FIRST.index)
+
+
+def _is_socket(address: str) -> bool:
+    """Say whether `address` is unix:PATH."""
+    return address.startswith("unix:") and len(address) > len("unix:")
+
+
+def _stays_here(address: str) -> bool:
+    return _is_socket(address) or is_loopback(address)
+
+
+def _beyond_the_native_engine(given: dict[str, Any]) -> Iterator[str]:
+    """Yield what of the settings before `engine` it could not keep; what is at fault itself is not among `given`."""
+    tls = [name for name in ("tls_cert_file", "tls_key_file", "client_ca_file") if given.get(name) is not None]
+    if tls:
+        yield f"native has no TLS, so not with {', '.join(tls)}: use engine grpcio, or a TLS proxy in front"
+    if not _stays_here(given.get("listen_address", "localhost:0")):
+        yield "native listens on this machine only, unlike listen_address: use engine grpcio, or a TLS proxy in front"
+    if given.get("address_rate_limit") is not None and not given.get("trusted_proxies"):
+        yield (
+            "native sees the address of its proxy and of nobody else, so address_rate_limit needs trusted_proxies: name"
+            " the proxy there, or use engine grpcio"
+        )
+    if not native_is_installed():
+        yield "native needs the package pygrpc-native: install qrng-grpc[native], or use engine grpcio"
 
 
 def _unfit(records: tuple[KeyRecord, ...], pool_id: str, least: SourceClass | None) -> str | None:

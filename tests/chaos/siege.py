@@ -67,10 +67,10 @@ class Siege:
 
 
 @asynccontextmanager
-async def besieged(directory: Path) -> AsyncIterator[Siege]:
-    """Run a gateway with a full pool. It must end politely, and have logged no fault of its own."""
+async def besieged(directory: Path, **settings: object) -> AsyncIterator[Siege]:
+    """Run a gateway with a full pool, and `settings`. It must end politely, and have logged no fault of its own."""
     lab = Laboratory(directory)
-    async with lab.gateway(buffer_size=STOCK, max_wait=1) as gateway, lab.client() as honest:
+    async with lab.gateway(buffer_size=STOCK, max_wait=1, **settings) as gateway, lab.client() as honest:
         pieces = range(1, STOCK // CHUNK_BYTES)
         await lab.push([lab.signed(os.urandom(CHUNK_BYTES), epoch=1, sequence=piece) for piece in pieces])
         # Another address than the attacker's: wrong keys from one are soon refused unseen.

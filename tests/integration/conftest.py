@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import get_args
 
 import aiohttp
 import pytest
 
-from qrng_grpc.testing.gateway import running_gateway
+from qrng_gateway.engines import EngineName
+from qrng_grpc.testing.gateway import EVERYWHERE, running_gateway
 from tests.integration.fronts import Front, open_front
+
+ENGINES = get_args(EngineName)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What speaks gRPC with clients: a module that uses this runs over each engine."""
+    name: str = request.param
+    monkeypatch.setitem(EVERYWHERE, "engine", name)
+    return name
 
 
 @pytest.fixture

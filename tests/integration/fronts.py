@@ -17,7 +17,7 @@ from qrng_grpc.chunk import Heartbeat
 from qrng_grpc.compat.qr_entropy_pb2_grpc import EntropyServiceStub as QrEntropyStub
 from qrng_grpc.compat.quantum_rng_pb2_grpc import QuantumRNGStub
 from qrng_grpc.error_details import STATUS_KEY
-from qrng_grpc.testing.gateway import RunningGateway
+from qrng_grpc.testing.gateway import EVERYWHERE, RunningGateway
 from qrng_grpc.v1.chunk_pb2 import SignedChunk
 from qrng_grpc.v1.entropy_pb2_grpc import EntropyServiceStub
 from qrng_grpc.v1.push_pb2 import PushChunksRequest
@@ -97,6 +97,16 @@ async def refused(call: Any) -> Refusal:
         else:
             await call
     return refusal_of(caught.value)
+
+
+def pushback_beside(retry_s: float, *, passed_on: bool = False) -> str | None:
+    """Return the push-back trailer of a refusal that says to come back in `retry_s`.
+
+    The native engine sends no trailers of gRPC's own names; calls that it passes on to grpcio have them.
+    """
+    if EVERYWHERE.get("engine") == "native" and not passed_on:
+        return None
+    return str(round(retry_s * 1000))
 
 
 def signed_heartbeat(gateway: RunningGateway, heartbeat: Heartbeat) -> PushChunksRequest:

@@ -21,6 +21,8 @@ from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, StreamEntropyRequest, Su
 from qrng_grpc.v1.push_pb2_grpc import PushServiceStub
 from tests.integration.fronts import Front, Refusal, refusal_of, refused, until
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 class Stay:
     """A gateway that a test ends while its clients are still there."""

@@ -17,6 +17,8 @@ from qrng_grpc.testing.gateway import running_gateway
 from qrng_grpc.v1.entropy_pb2 import SubscribeEntropyRequest
 from tests.integration.fronts import Front, open_front, refused
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
