@@ -61,6 +61,10 @@ coverage: $(READY) ## Run the tests and require 90 % of branches
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+template: $(READY) ## Write the template of profiles anew, from the settings there are
+	@new=$$(mktemp -d) && cd $$new && $(CURDIR)/$(BIN)/qrng profile new ./PROFILE >/dev/null \
+		&& cp PROFILE/.env PROFILE/README.md $(CURDIR)/deployments/_template/ && rm -r $$new
+
 protos: $(READY) ## Generate the stubs from protos/
 	$(call generate,.)
 
@@ -75,21 +79,18 @@ protos-check: $(READY) ## Prove that the committed stubs are current and break n
 		$(BIN)/buf breaking --against '.git#branch=main'; \
 	else echo "no branch main here: compatibility not compared"; fi
 
-bench: bench-ready ## Measure what the parts cost, and what a gateway costs beyond its parts
-	$(BIN)/python bench/parts.py
-	$(BIN)/python bench/health_tests.py
-	$(BIN)/python bench/ingest.py
-	$(BIN)/python bench/authentication.py
-	$(BIN)/python bench/auth_timing.py
-	$(BIN)/python bench/fairness.py
+bench: bench-ready ## Measure the gateway beside its peers, its parts, and ten minutes of load; forty minutes
 	$(BIN)/python bench/compare.py
 
 bench-quick: bench-ready ## Compare the gateway with its peers in two minutes
 	$(BIN)/python bench/compare.py --quick
 
+bench-publish: bench-ready ## Put what `make bench` found into docs/performance.md
+	$(BIN)/python bench/report.py --publish
+
 bench-ready: $(READY)
 	@command -v grpc_cpp_plugin >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
-		g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc; } >/dev/null 2>&1 \
+		g++ pkg-config libgrpc++-dev libprotobuf-dev libssl-dev protobuf-compiler protobuf-compiler-grpc; } >/dev/null 2>&1 \
 		|| echo "Debian's libgrpc++-dev and protobuf-compiler-grpc cannot be installed here"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock \
 		|| echo "matplotlib cannot be installed here; there will be no plots"
@@ -111,4 +112,4 @@ define generate
 $(PROTOC) --python_out=$(1) --mypy_out=$(1) $(MESSAGES) && $(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=$(1) $(SERVICES)
 endef
 
-.PHONY: help setup run test test-slow test-clients check lint types coverage protos protos-check bench bench-quick bench-ready lock clean
+.PHONY: help setup run test test-slow test-clients check lint types coverage template protos protos-check bench bench-quick bench-publish bench-ready lock clean

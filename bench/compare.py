@@ -4,56 +4,80 @@ Idea: all servers of a workload run at once, on one core, each with a generator 
 works at a time. A round lets each of them work for a moment, in random order, so that whatever disturbs the machine
 disturbs all alike. The figure is not the ratio of means but the median over the rounds of the ratio within a round.
 
-    python bench/compare.py            # everything, half an hour
-    python bench/compare.py --quick    # a choice, two minutes
+    python bench/compare.py                    # every section, about forty minutes
+    python bench/compare.py --section unary    # one of them
+    python bench/compare.py --quick            # a choice, two minutes
     python bench/compare.py --only "unary 32 B, 16"
 
-It writes results.md, results.json and plots to the directory of --results. What a machine lacks is left out by name.
+Each section writes a file of its own as soon as it is done, so that what breaks later loses nothing; the report is made
+of all files that are there. What a machine lacks is left out by name.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
-import resource
+import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from figures import LEAST_PAIRS, Figure
+import grpc
+import ingest
+from comparison import CPU, GENERATOR, GENERATOR_LOAD, P50, P99, P99_9, PER_S, Asked, Comparison, Run
+from figures import LEAST_FOR_INTERVAL, LEAST_PAIRS
 from gateway import gateway
 from idle import with_idle_connections
-from machine import Watch, complaints, description
-from programs import HERE, Cores, Generator, MissingError, Outcome, Server, Tls, generating, peer
-from report import write_report
-from workloads import GATEWAY, MIB, PEERS, WORKLOADS, Workload
+from machine import Watch, complaints, description, ours_s
+from programs import HERE, Cores, Generator, MissingError, Server, Tls, generating, peer
+from report import RESULTS, write_report
+from sustained import sustained
+from workloads import GATEWAY, MIB, MOST, NATIVE, ONE_CALL, PEERS, SECTIONS, Workload, written
 
 from qrng_grpc.certs import Authority
 
 WARM_UP = 2
-RUN_S, QUICK_RUN_S = 0.4, 0.15
+ROUNDS, QUICK_ROUNDS = 41, 21
+RUN_S, QUICK_RUN_S = 0.1, 0.06
+"""Short runs and many: what disturbs a machine lasts, and then disturbs whole rounds, which their ratios survive."""
+FLAT_ROUNDS = 2
+"""As many times the rounds where servers differ little, and a tenth must be seen."""
+PACED_RUN_S = 1.0
+"""Of calls that come at a rate: there must be enough for a p99."""
 TRIAL_REPLIES = 64
 CONNECTIONS = (1, 100, 1000, 10_000)
 POOLS = (MIB, 10 * MIB, 100 * MIB, 1000 * MIB)
-ONE_CALL = Workload("unary", 32, 16, 1.10)
+SUSTAINED_S = 600
+SCRIPTS = {
+    "parts": "parts.py",
+    "health-tests": "health_tests.py",
+    "client": "client.py",
+    "authentication": "authentication.py",
+    "auth-timing": "auth_timing.py",
+    "fairness": "fairness.py",
+}
+"""Measurements that are programs of their own; what they print is kept."""
+QUICK = "quick"
+Content = dict[str, Any]
+Starts = dict[str, AbstractContextManager[Server]]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one server did in one round."""
+class Extent:
+    """How much is measured."""
 
-    cpu_us: float
-    """Processor time of the server for each reply, in microseconds."""
-    outcome: Outcome
-
-    @property
-    def per_s(self) -> float:
-        """Replies a second."""
-        return self.outcome.replies / self.outcome.seconds
+    rounds: int
+    run_s: float
+    sustained_s: int
 
 
 @dataclass
@@ -71,119 +95,217 @@ class Contender:
         outcome = self.generator.run(
             self.replies, workload.in_flight, rate, workload.least_size, workload.request(self.replies)
         )
-        return Run((self.server.cpu_s() - before_s) / self.replies * 1e6, outcome)
+        return {
+            CPU: (self.server.cpu_s() - before_s) / self.replies * 1e6,
+            PER_S: outcome.replies / outcome.seconds,
+            P50: outcome.p50_us,
+            P99: outcome.p99_us,
+            P99_9: outcome.p99_9_us,
+            GENERATOR: outcome.generator_cpu_s / outcome.replies * 1e6,
+            GENERATOR_LOAD: outcome.generator_cpu_s / outcome.seconds,
+        }
 
-    def settle(self, workload: Workload, run_s: float) -> Run:
-        """Find out how many replies take about `run_s` seconds."""
+    def settle(self, workload: Workload, run_s: float) -> float:
+        """Find out how many replies take about `run_s` seconds; return how many it makes in one."""
         for _ in range(2):
             self.replies = workload.replies(self.replies)
-            trial = self.run(workload)
-            self.replies = workload.replies(trial.per_s * run_s)
-        return trial
+            per_s = self.run(workload)[PER_S]
+            self.replies = workload.replies(per_s * run_s)
+        return per_s
 
 
 @dataclass
-class Comparison:
-    """All rounds of one workload: what each server did in each, in their order."""
-
-    name: str
-    measure: str = ""
-    """By whom the gateway is measured; nobody where gateways are compared with each other."""
-    target: float = 0.0
-    runs: dict[str, list[Run]] = field(default_factory=dict)
-
-    def figure(self, server: str, read: Callable[[Run], float]) -> Figure:
-        """Return the figure of what `read` finds in a server's runs."""
-        return Figure.of(map(read, self.runs[server]))
-
-    def ratio(self, one: str, other: str, read: Callable[[Run], float]) -> Figure:
-        """Return the figure of the ratio of two servers, round by round."""
-        return Figure.of(read(a) / read(b) for a, b in zip(self.runs[one], self.runs[other], strict=True))
-
-
 class Bench:
-    """Compares, and remembers what it found."""
+    """Compares servers on this machine."""
 
-    def __init__(self, cores: Cores, rounds: int, run_s: float, tls: Tls) -> None:
-        self._cores = cores
-        self._rounds = rounds
-        self._run_s = run_s
-        self._tls = tls
-        self.skipped: dict[str, str] = {}
-
-    def ours_s(self) -> float:
-        """Return the processor time of this process and of those it has started and seen end."""
-        usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    cores: Cores
+    tls: Tls
+    extent: Extent
+    missing: dict[str, str] = field(default_factory=dict)
+    """What this machine has not, by server: it is not looked for twice."""
 
     def workload(self, workload: Workload) -> Comparison:
         """Compare the servers of `workload`."""
-        tls = self._tls if workload.tls else None
-        starts = {
-            name: gateway(self._cores, tls) if name == GATEWAY else peer(PEERS[name], self._cores, tls)
-            for name in workload.servers
-        }
-        return self._compare(Comparison(workload.name, workload.servers[1], workload.target), workload, starts)
+        starts = {name: self._start(name, self.tls if workload.tls else None) for name in workload.servers}
+        comparison = Comparison(workload.name, workload.method, workload.asked, workload.size)
+        rounds = self.extent.rounds
+        if workload.load:
+            rounds = max(LEAST_FOR_INTERVAL, rounds // 2)
+        return self._compare(comparison, workload, starts, rounds)
 
     def connections(self) -> Comparison:
-        """Compare gateways with different numbers of idle connections."""
-        starts = {
-            f"{n} connections": with_idle_connections(gateway(self._cores), n - 1, self._cores) for n in CONNECTIONS
-        }
-        return self._compare(Comparison(f"{ONE_CALL.name}, by connections"), ONE_CALL, starts)
+        """Compare gateways with different numbers of connections, all but one idle."""
+        starts = {_connections(n): with_idle_connections(gateway(self.cores), n - 1, self.cores) for n in CONNECTIONS}
+        return self._flat("by connections", starts)
 
     def pools(self) -> Comparison:
         """Compare gateways with pools of different sizes, full."""
-        starts = {f"pool of {size // MIB} MiB": gateway(self._cores, capacity=size) for size in POOLS}
-        return self._compare(Comparison(f"{ONE_CALL.name}, by pool"), ONE_CALL, starts)
+        starts: Starts = {f"pool of {written(size)}": gateway(self.cores, capacity=size) for size in POOLS}
+        return self._flat("by pool", starts)
 
-    def _compare(
-        self, comparison: Comparison, workload: Workload, starts: dict[str, AbstractContextManager[Server]]
-    ) -> Comparison:
+    def _start(self, name: str, tls: Tls | None) -> AbstractContextManager[Server]:
+        if name in (GATEWAY, NATIVE):
+            return gateway(self.cores, tls, engine="native" if name == NATIVE else "grpcio")
+        return peer(PEERS[name], self.cores, tls)
+
+    def _flat(self, what: str, starts: Starts) -> Comparison:
+        """Compare gateways that should cost the same, whatever differs between them."""
+        first, *others = starts
+        asked = tuple(Asked(other, first, MOST) for other in others)
+        comparison = Comparison(f"{ONE_CALL.name}, {what}", ONE_CALL.method, asked, ONE_CALL.size)
+        return self._compare(comparison, ONE_CALL, starts, self.extent.rounds * FLAT_ROUNDS)
+
+    def _compare(self, comparison: Comparison, workload: Workload, starts: Starts, rounds: int) -> Comparison:
         with ExitStack() as running:
-            contenders = dict(self._contenders(workload, starts, running))
-            saturated = {name: one.settle(workload, self._run_s).per_s for name, one in contenders.items()}
-            rate = (workload.load or 0) * next(iter(saturated.values()))
+            contenders, saturated = self._settled(comparison, workload, starts, running)
+            rate = (workload.load or 0) * saturated
             if rate:
                 for one in contenders.values():
-                    one.replies = workload.replies(rate * self._run_s)
+                    one.replies = workload.replies(rate * PACED_RUN_S)
             comparison.runs = {name: [] for name in contenders}
-            for number in range(WARM_UP + self._rounds):
+            for number in range(WARM_UP + rounds):
                 for name in random.sample(list(contenders), len(contenders)):
                     run = contenders[name].run(workload, rate)
                     if number >= WARM_UP:
                         comparison.runs[name].append(run)
         return comparison
 
-    def _contenders(
-        self, workload: Workload, starts: dict[str, AbstractContextManager[Server]], running: ExitStack
-    ) -> Iterator[tuple[str, Contender]]:
+    def _settled(
+        self, comparison: Comparison, workload: Workload, starts: Starts, running: ExitStack
+    ) -> tuple[dict[str, Contender], float]:
+        """Start all that can be; return them and how many replies a second saturate the first."""
+        contenders: dict[str, Contender] = {}
+        saturated = 0.0
         for name, start in starts.items():
-            if name in self.skipped:
-                continue
             try:
-                server = running.enter_context(start)
-                generator = running.enter_context(generating(server, workload.kind, workload.method, self._cores))
-            except MissingError as error:
-                if name == GATEWAY:
+                contender = self._started(name, start, workload, running)
+                per_s = contender.settle(workload, PACED_RUN_S if workload.load else self.extent.run_s)
+            except (MissingError, RuntimeError) as error:
+                if not contenders:
                     raise
-                self.skipped[name] = str(error)
-                print(f"skipped: {name}, for want of {error}", file=sys.stderr)
+                self._skip(comparison, name, error)
             else:
-                yield name, Contender(server, generator)
+                contenders[name] = contender
+                saturated = saturated or per_s
+        return contenders, saturated
+
+    def _started(
+        self, name: str, start: AbstractContextManager[Server], workload: Workload, running: ExitStack
+    ) -> Contender:
+        if name in self.missing:
+            raise MissingError(self.missing[name])
+        server = running.enter_context(start)
+        return Contender(server, running.enter_context(generating(server, workload.kind, workload.path, self.cores)))
+
+    def _skip(self, comparison: Comparison, name: str, error: Exception) -> None:
+        if isinstance(error, MissingError) and name not in self.missing:
+            self.missing[name] = str(error)
+        comparison.skipped[name] = str(error).strip().splitlines()[-1]
+        print(f"  skipped: {name}: {comparison.skipped[name]}", file=sys.stderr)
+
+
+def _connections(number: int) -> str:
+    return f"{number:,} connection{'s' if number > 1 else ''}"
+
+
+# Sections: each returns what goes into its file, and tells the terminal how it went.
+
+
+def compared(bench: Bench, measurements: list[Callable[[], Comparison]]) -> Content:
+    """Compare, and judge where the machine was left to us."""
+    watch = Watch(ours_s)
+    comparisons, broken = [], []
+    for measure in measurements:
+        try:
+            comparisons.append(told(measure()))
+        except (MissingError, RuntimeError, OSError, grpc.RpcError) as error:
+            traceback.print_exc()
+            broken.append(str(error).strip().splitlines()[-1])
+    found = complaints(watch)
+    return {
+        "complaints": found,
+        "comparisons": [one.content(judged=not found) for one in comparisons],
+        "broken": list(dict.fromkeys(broken)),
+    }
 
 
 def told(comparison: Comparison) -> Comparison:
     """Say on the terminal how it went."""
-    print(f"\n{comparison.name}")
+    print(f"\n{comparison.name} ({comparison.method})")
     for name in comparison.runs:
-        print(f"  {name:<28}{comparison.figure(name, lambda run: run.cpu_us):8.1f} us a reply", end="")
-        print(f"{comparison.figure(name, lambda run: run.per_s).median:10.0f} replies/s", end="")
-        print(f"   p99 {comparison.figure(name, lambda run: run.outcome.p99_us).median:8.0f} us", end="")
-        first = next(iter(comparison.runs))
-        ratio = "" if name == first else f"   1/{comparison.ratio(first, name, lambda run: run.cpu_us):.2f}"
-        print(ratio, flush=True)
+        figures = comparison.figures(name)
+        more = f"{figures[PER_S].median:10.0f} a second   p99 {figures[P99].median:8.0f} us" if PER_S in figures else ""
+        print(f"  {name:<28}{figures[CPU]:8.1f} us{more}")
+    for asked in comparison.asked:
+        if {asked.server, asked.measure} <= {*comparison.runs} and asked.most:
+            ratio = comparison.ratio(asked)
+            print(f"  {asked.server} / {asked.measure}: {ratio:.2f}, at most {asked.most:.2f}", flush=True)
     return comparison
+
+
+def lasting(bench: Bench) -> Content:
+    """Load a gateway for long, on gRPC and REST at once."""
+    watch = Watch(ours_s)
+    found = sustained(bench.cores, bench.extent.sustained_s)
+    print(json.dumps({**found, "samples": len(found["samples"])}, indent=1))
+    return {"complaints": complaints(watch), "sustained": found}
+
+
+def printed(script: str) -> Content:
+    """Run a measurement that is a program of its own, on all cores."""
+    done = subprocess.run(
+        [sys.executable, HERE / script],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
+    )
+    print(done.stdout)
+    return {"text": done.stdout, "exit_code": done.returncode}
+
+
+def sections(bench: Bench, only: str) -> dict[str, Callable[[], Content]]:
+    """Return what measures each section, those of workloads narrowed to names that have `only` in them."""
+
+    def of(workloads: tuple[Workload, ...]) -> Callable[[], Content]:
+        chosen = [partial(bench.workload, one) for one in workloads if only in one.name]
+        return partial(compared, bench, chosen)
+
+    workloads = {name: of(some) for name, some in SECTIONS.items() if any(only in one.name for one in some)}
+    if only:
+        return workloads
+    return {
+        **workloads,
+        "connections": partial(compared, bench, [bench.connections]),
+        "pool": partial(compared, bench, [bench.pools]),
+        "ingest": partial(compared, bench, [partial(ingest.comparison, bench.cores, max(bench.extent.rounds, 41))]),
+        **{name: partial(printed, script) for name, script in SCRIPTS.items()},
+        "sustained": partial(lasting, bench),
+    }
+
+
+def quick_sections(bench: Bench) -> dict[str, Callable[[], Content]]:
+    """Return the one section of a quick run."""
+    chosen = [partial(bench.workload, one) for some in SECTIONS.values() for one in some if one.quick]
+    return {QUICK: partial(compared, bench, chosen)}
+
+
+def run_sections(chosen: dict[str, Callable[[], Content]], results: Path) -> list[str]:
+    """Run sections one after another, a file for each. Returns what broke, by name."""
+    results.mkdir(parents=True, exist_ok=True)
+    broken = []
+    for name, measure in chosen.items():
+        print(f"\n== {name}", flush=True)
+        began_s = time.monotonic()
+        try:
+            content = measure()
+        except Exception as error:  # whatever it is, the sections after it are none the worse
+            traceback.print_exc()
+            content = {"broken": [f"{type(error).__name__}: {error}"]}
+        broken += [f"{name}: {what}" for what in content.get("broken", ())]
+        content = {"machine": description(), "seconds": round(time.monotonic() - began_s), **content}
+        (results / f"{name}.json").write_text(json.dumps(content, indent=1))
+    return broken
 
 
 @contextmanager
@@ -197,35 +319,39 @@ def material() -> Iterator[Tls]:
         yield tls
 
 
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a choice of workloads, in two minutes")
+    parser.add_argument("--section", action="append", default=[], help="only this one; may be repeated")
+    parser.add_argument("--only", default="", help="workloads whose name has this in it")
+    parser.add_argument("--rounds", type=int, help=f"paired runs, at least {LEAST_PAIRS} for a verdict ({ROUNDS})")
+    parser.add_argument("--run", type=float, help=f"seconds that a run takes ({RUN_S})")
+    parser.add_argument("--sustained", type=int, default=SUSTAINED_S, help=f"seconds of the long run ({SUSTAINED_S})")
+    parser.add_argument("--results", type=Path, help="where results are written")
+    return parser.parse_args()
+
+
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="a choice of workloads, in two minutes")
-    arguments.add_argument("--only", default="", help="workloads whose name has this in it")
-    arguments.add_argument("--rounds", type=int, default=LEAST_PAIRS + 1, help="paired runs, at least 10 for a verdict")
-    arguments.add_argument("--results", type=Path, default=HERE / "results", help="where results are written")
-    chosen = arguments.parse_args()
+    chosen = arguments()
+    rounds, run_s = (QUICK_ROUNDS, QUICK_RUN_S) if chosen.quick else (ROUNDS, RUN_S)
+    extent = Extent(chosen.rounds or rounds, chosen.run or run_s, chosen.sustained)
+    # A choice is no part of a whole run, and must not take its place.
+    results = chosen.results or RESULTS / (QUICK if chosen.quick else "choice" if chosen.only else "")
     try:
         cores = Cores.of_this_machine()
-        os.sched_setaffinity(0, {cores.generator})
-        with material() as tls:
-            bench = Bench(cores, chosen.rounds, QUICK_RUN_S if chosen.quick else RUN_S, tls)
-            watch = Watch(bench.ours_s)
-            comparisons = [
-                told(bench.workload(workload))
-                for workload in WORKLOADS
-                if chosen.only in workload.name and (workload.quick or not chosen.quick)
-            ]
-            if not chosen.quick and not chosen.only:
-                comparisons += [told(bench.connections()), told(bench.pools())]
     except MissingError as error:
         sys.exit(f"nothing can be compared here, for want of {error}")
-    spreads = {
-        one.name: one.ratio(GATEWAY, one.measure, lambda run: run.cpu_us).spread
-        for one in comparisons
-        if one.measure in one.runs
-    }
-    found = complaints(watch, spreads)
-    write_report(chosen.results, comparisons, bench.skipped, found, description())
+    os.sched_setaffinity(0, {cores.generator})
+    with material() as tls:
+        bench = Bench(cores, tls, extent)
+        known = quick_sections(bench) if chosen.quick else sections(bench, chosen.only)
+        if unknown := {*chosen.section} - {*known}:
+            sys.exit(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        broken = run_sections({name: known[name] for name in chosen.section or known}, results)
+    write_report(results)
+    if broken:
+        sys.exit("broken: " + "; ".join(broken))
 
 
 if __name__ == "__main__":

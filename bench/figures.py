@@ -15,6 +15,8 @@ from math import comb
 
 CONFIDENCE = 0.95
 LEAST_PAIRS = 10
+"""For a verdict."""
+LEAST_FOR_INTERVAL = 6
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Figure:
     def of(cls, values: Iterable[float]) -> Figure:
         """Return the figure of at least six values; of fewer, no interval of that confidence can be told."""
         ranked = sorted(values)
-        if len(ranked) < 6:
+        if len(ranked) < LEAST_FOR_INTERVAL:
             raise ValueError("fewer than six values have no interval of 95 %")
         k, quarter = _rank(len(ranked)), len(ranked) // 4
         return cls(statistics.median(ranked), ranked[k], ranked[-1 - k], ranked[quarter], ranked[-1 - quarter])
@@ -39,6 +41,11 @@ class Figure:
     def __format__(self, spec: str) -> str:
         """Return the median and the interval, each written as `spec` says."""
         return f"{self.median:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def rounded(self) -> tuple[float, float, float]:
+        """Return the median and the interval to five digits."""
+        median, low, high = (float(f"{value:.5g}") for value in (self.median, self.low, self.high))
+        return median, low, high
 
     @property
     def spread(self) -> float:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import count
 from math import ceil
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 import grpc
 import yaml
-from programs import API_KEY, Cores, Server, Tls, process
+from programs import API_KEY, Cores, MissingError, Server, Tls, process
 
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, changing_client_file, digest_of
@@ -40,6 +41,10 @@ POOL_BYTES = 1 << 29
 USABLE = 0.98
 """Of what is pushed, and of what a pool can hold: the gateway keeps up to a hundredth apart for tests."""
 NEVER_BINDS = 1 << 50
+SUPPLY = os.urandom(1 << 24)
+STEP_BYTES = 1021
+MODULES = {"grpcio": "grpc", "native": "pygrpc_native"}
+"""What each engine of the gateway needs."""
 KEY = KeyRecord("bench", API_KEY.encode(), "bench", frozenset(("bench",)), SourceClass.SIMULATED)
 LABEL = BlockLabel(("bench",), SourceClass.SIMULATED)
 
@@ -66,24 +71,39 @@ class StockedGateway(Server):
         """Push until the pool holds `size` bytes, or a little more."""
         while self.level < size:
             chunks = min(CHUNKS_A_CALL, ceil((size - self.level) / USABLE / CHUNK_BYTES))
-            assert self.stub is not None
-            disposed = self.stub.PushChunks(iter([self._signed() for _ in range(chunks)])).disposed_count
-            if disposed != chunks:
-                raise RuntimeError(f"{disposed} of {chunks} chunks were taken")
+            self.push(chunks)
             self.level += int(chunks * CHUNK_BYTES * USABLE)
+
+    def push(self, chunks: int) -> None:
+        """Push so many chunks in one call."""
+        assert self.stub is not None
+        disposed = self.stub.PushChunks(iter([self._signed() for _ in range(chunks)])).disposed_count
+        if disposed != chunks:
+            raise RuntimeError(f"{disposed} of {chunks} chunks were taken")
 
     def _signed(self) -> PushChunksRequest:
         now_ns = time.time_ns()
-        block = Block(os.urandom(CHUNK_BYTES), now_ns, now_ns, LABEL)
-        text = encode_chunk(Chunk.bind(block, Identity("bench", "bench", self.epoch, next(self.sequences))))
+        sequence = next(self.sequences)
+        block = Block(_data(sequence), now_ns, now_ns, LABEL)
+        text = encode_chunk(Chunk.bind(block, Identity("bench", "bench", self.epoch, sequence)))
         return PushChunksRequest(signed_chunk=SignedChunk(chunk=text, key_id="bench", signature=KEY.sign(text)))
 
 
+def _data(sequence: int) -> bytes:
+    """Return the bytes of a chunk, unlike those of the thousands before it, and sooner than fresh ones would come."""
+    start = sequence * STEP_BYTES % (len(SUPPLY) - CHUNK_BYTES)
+    return SUPPLY[start : start + CHUNK_BYTES]
+
+
 @contextmanager
-def gateway(cores: Cores, tls: Tls | None = None, *, capacity: int = POOL_BYTES) -> Iterator[StockedGateway]:
-    """Run a gateway whose pool holds `capacity` bytes, full."""
+def gateway(
+    cores: Cores, tls: Tls | None = None, *, capacity: int = POOL_BYTES, engine: str = "grpcio"
+) -> Iterator[StockedGateway]:
+    """Run a gateway whose pool holds `capacity` bytes, full. Raises MissingError where its engine is not installed."""
+    if find_spec(MODULES[engine]) is None:
+        raise MissingError(f"the package {MODULES[engine]}, for `engine: {engine}`")
     with tempfile.TemporaryDirectory() as directory:
-        config = _written_config(Path(directory), tls, capacity)
+        config = _written_config(Path(directory), tls, capacity, engine)
         program = Path(sys.executable).with_name("qrng")
         # It ends as a deployment's does when this process ends: the pipe that is its standard input closes.
         command = [program, "gateway", "--config", config, "--end-with-fd", "0"]
@@ -102,7 +122,7 @@ def gateway(cores: Cores, tls: Tls | None = None, *, capacity: int = POOL_BYTES)
                 yield stocked
 
 
-def _written_config(directory: Path, tls: Tls | None, capacity: int) -> Path:
+def _written_config(directory: Path, tls: Tls | None, capacity: int, engine: str) -> Path:
     limits = Limits(requests_per_s=1_000_000, bytes_per_s=NEVER_BINDS, bytes_per_day=NEVER_BINDS, streams=10_000)
     with changing_client_file(directory / "clients.yaml") as records:
         records.append(ClientRecord(Client("bench", limits=limits), (KeyDigest(digest_of(API_KEY)),)))
@@ -125,6 +145,9 @@ def _written_config(directory: Path, tls: Tls | None, capacity: int) -> Path:
         "state_dir": str(directory / "state"),
         "audit_log_file": str(directory / "audit.log"),
     }
+    if engine == "native":
+        settings |= {"engine": engine}
+        del settings["address_rate_limit"]  # it sees no addresses
     if tls is not None:
         settings |= {"tls_cert_file": str(tls.cert), "tls_key_file": str(tls.key)}
     path = directory / "gateway.yaml"

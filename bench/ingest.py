@@ -8,7 +8,8 @@ chunks: the least they can cost. A round's ratio is
 
     gateway / (bare receive + signature + CRC + inspection)
 
-and the figure is the median over the rounds, so that another program on the machine disturbs both alike.
+and the figure is the median over the rounds, so that another program on the machine disturbs both alike. Servers have
+one core, the sender another.
 
 What is above 1 is, first, that nothing in a server is as warm as in a loop. So there is a server that does all
 the parts, one after the other, on each message it receives, and one for each part, beside one that only reads the
@@ -22,7 +23,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +36,8 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+from comparison import CPU, Asked, Comparison, Run
+from programs import Cores, process
 
 from qrng_gateway.app import serving_gateway
 from qrng_gateway.config import GatewayConfig
@@ -56,7 +58,7 @@ CHUNKS = 100
 ROUNDS = 41
 WARM_UP = 3
 TARGET = 1.25
-GATEWAY, BARE, READ = "gateway", "bare receive", "receive and read"
+GATEWAY, BARE, READ, SUM = "gateway", "bare receive", "receive and read", "bare receive and parts in a loop"
 SIGNATURE, CRC, INSPECTION, TOGETHER = "signature", "crc-32", "inspection", "all parts"
 PARTS = (SIGNATURE, CRC, INSPECTION)
 SERVERS = (GATEWAY, BARE, READ, *PARTS, TOGETHER)
@@ -164,16 +166,12 @@ async def _until_told(address: str) -> None:
 
 
 @contextmanager
-def serving(kind: str) -> Iterator[Serving]:
+def serving(kind: str, cores: Cores) -> Iterator[Serving]:
     """Run a server of `kind` in a process of its own while the block runs."""
-    command = [sys.executable, __file__, "--serve", kind]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            with grpc.insecure_channel(process.stdout.readline().strip()) as channel:
-                yield Serving(process, PushServiceStub(channel))
-        finally:
-            process.stdin.close()
+    with process([sys.executable, __file__, "--serve", kind], cores.server) as started:
+        assert started.stdout is not None
+        with grpc.insecure_channel(started.stdout.readline().strip()) as channel:
+            yield Serving(started, PushServiceStub(channel))
 
 
 def make_chunks(sequences: Iterator[int], epoch: int) -> list[Chunk]:
@@ -210,41 +208,37 @@ def measure(servers: dict[str, Serving], chunks: list[Chunk], inspection: Inspec
     }
 
 
-def ratios(served: Cost, looped: Cost) -> tuple[float, float]:
-    """Return what the gateway costs, as a multiple of its parts: each alone, and all in one server."""
-    return served[GATEWAY] / (served[BARE] + sum(looped.values())), served[GATEWAY] / served[TOGETHER]
+def as_runs(served: Cost, looped: Cost) -> dict[str, Run]:
+    """Return what a round cost for each chunk, in microseconds: each server, each part, and their sum, the measure."""
+    costs = {**served, **{f"{name}, in a loop": cost for name, cost in looped.items()}}
+    costs[SUM] = served[BARE] + sum(looped.values())
+    return {name: {CPU: cost / CHUNKS * 1e6} for name, cost in costs.items()}
+
+
+def comparison(cores: Cores, rounds: int = ROUNDS) -> Comparison:
+    """Compare what ingest costs with what its parts do."""
+    sequences, epoch, inspection = count(1), time.time_ns(), Inspection()
+    asked = (Asked(GATEWAY, SUM, TARGET), Asked(GATEWAY, TOGETHER))
+    found = Comparison("push, chunks of 64 KiB", "PushChunks", asked, CHUNK_BYTES)
+    with ExitStack() as processes:
+        servers = {kind: processes.enter_context(serving(kind, cores)) for kind in SERVERS}
+        for number in range(WARM_UP + rounds):
+            runs = as_runs(*measure(servers, make_chunks(sequences, epoch), inspection))
+            for name, run in runs.items() if number >= WARM_UP else ():
+                found.runs.setdefault(name, []).append(run)
+    return found
 
 
 def compare(rounds: int) -> None:
-    """Measure, print a table, and say whether the target is met."""
-    sequences, epoch, inspection = count(1), time.time_ns(), Inspection()
-    with ExitStack() as processes:
-        servers = {kind: processes.enter_context(serving(kind)) for kind in SERVERS}
-        costs = [measure(servers, make_chunks(sequences, epoch), inspection) for _ in range(WARM_UP + rounds)]
-    costs = costs[WARM_UP:]
-    sys.stdout.write("| 64 KiB chunk, microseconds of processor time | received by a server | in a loop |\n")
-    sys.stdout.write("| --- | ---: | ---: |\n")
-    for name in SERVERS:
-        served, looped = (microseconds([cost[i][name] for cost in costs if name in cost[i]]) for i in (0, 1))
-        sys.stdout.write(f"| {name} | {served} | {looped} |\n")
-    alone, together = (sorted(kind) for kind in zip(*(ratios(*cost) for cost in costs), strict=True))
-    figure = statistics.median(alone)
-    sys.stdout.write(
-        f"\ningest costs {spread(alone)} times the sum of its parts; the target, at most {TARGET:.2f},"
-        f" is {'met' if figure <= TARGET else 'missed'}\n"
-        f"and {spread(together)} times a server that does nothing but these parts\n"
-        f"(medians of {rounds} rounds; half of the rounds lie in the brackets)\n"
-    )
-
-
-def microseconds(calls_s: list[float]) -> str:
-    """Return the median for one chunk, nothing when there is none."""
-    return f"{statistics.median(calls_s) / CHUNKS * 1e6:.1f}" if calls_s else ""
-
-
-def spread(values: list[float]) -> str:
-    """Return the median of sorted `values`, and where half of them lie."""
-    return f"{statistics.median(values):.2f} [{values[len(values) // 4]:.2f}, {values[-1 - len(values) // 4]:.2f}]"
+    """Measure, and print a table and the ratios."""
+    cores = Cores.of_this_machine()
+    os.sched_setaffinity(0, {cores.generator})
+    found = comparison(cores, rounds)
+    sys.stdout.write("| 64 KiB chunk | microseconds of processor time |\n| --- | ---: |\n")
+    for name in found.runs:
+        sys.stdout.write(f"| {name} | {found.figures(name)[CPU]:.1f} |\n")
+    for asked in found.asked:
+        sys.stdout.write(f"\ningest costs {found.ratio(asked):.2f} times {asked.measure}\n")
 
 
 def main() -> None:

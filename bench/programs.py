@@ -24,6 +24,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 BUILD = ROOT / "build" / "bench"
 PROTOS = ("chunk", "labels", "entropy")
+GRPC = ("grpc++", "protobuf")
+LIBRARIES = {"rest_generator.cc": ("openssl",)}
+"""What a C++ file is linked with, as pkg-config calls it, where that is not gRPC."""
 API_KEY = "of-this-benchmark-and-of-nothing-else"
 
 
@@ -69,6 +72,11 @@ class Server:
         """Return the processor time of all its threads so far."""
         return time.clock_gettime((~self.process.pid << 3) | 2)  # CPUCLOCK_SCHED of a process, as in Linux's headers
 
+    def resident_bytes(self) -> int:
+        """Return how much memory it has."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def prepare(self, size: int) -> None:
         """Make sure that `size` bytes can be handed out. Peers make theirs up."""
 
@@ -83,6 +91,14 @@ class Outcome:
     p50_us: float
     p99_us: float
     p99_9_us: float
+    longest_us: float
+    errors: int
+    short_replies: int
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether every reply came, as long as it should be."""
+        return not self.errors and not self.short_replies
 
 
 @dataclass
@@ -93,6 +109,13 @@ class Generator:
 
     def run(self, replies: int, in_flight: int, rate: float, least_size: int, request: bytes) -> Outcome:
         """Make `replies` replies come. Raises RuntimeError when one was missing, short or refused."""
+        outcome = self.attempt(replies, in_flight, rate, least_size, request)
+        if not outcome.whole or outcome.replies != replies:
+            raise RuntimeError(f"not every reply came whole: {outcome}")
+        return outcome
+
+    def attempt(self, replies: int, in_flight: int, rate: float, least_size: int, request: bytes) -> Outcome:
+        """Ask for `replies` replies, and say what came of it. Raises RuntimeError when the generator ends."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{replies} {in_flight} {rate} {least_size} {request.hex()}\n")
         self.process.stdin.flush()
@@ -100,8 +123,6 @@ class Generator:
         if not line:
             raise RuntimeError("the generator ended; could it not connect?")
         seen: dict[str, Any] = json.loads(line)
-        if seen["errors"] or seen["short_replies"] or seen["replies"] != replies:
-            raise RuntimeError(f"not every reply came whole: {line.strip()}")
         return Outcome(**{name: seen[name] for name in Outcome.__dataclass_fields__})
 
 
@@ -142,33 +163,31 @@ def peer(called: tuple[str, ...], cores: Cores, tls: Tls | None = None) -> Itera
 
 
 @contextmanager
-def generating(server: Server, kind: str, method: str, cores: Cores) -> Iterator[Generator]:
-    """Run a generator for calls of `method`, or for REST requests of the path `method` with the kind rest."""
+def generating(server: Server, kind: str, path: str, cores: Cores) -> Iterator[Generator]:
+    """Run a generator for calls of the method at `path`, or, with the kind rest, for requests of it."""
+    authorities = [] if server.tls is None else [server.tls.authorities]
+    command: list[str | Path]
     if kind == "rest":
-        command = [built(HERE / "rest_generator.cc"), server.rest_address, method, API_KEY]
+        command = [built(HERE / "rest_generator.cc"), server.rest_address, path, API_KEY, *authorities]
     else:
-        authorities = [] if server.tls is None else [server.tls.authorities]
-        command = [built(HERE / "generator.cc"), server.address, kind, method, API_KEY, *authorities]
+        command = [built(HERE / "generator.cc"), server.address, kind, path, API_KEY, *authorities]
     with process(command, cores.generator) as started:
         yield Generator(started)
 
 
 def built(source: Path) -> Path:
     """Return the program made of a C++ file; it is made anew when the file changed. Raises MissingError."""
-    needs_stubs, needs_grpc = source.parent.name == "peers", "grpc" in source.read_text()
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
     program = BUILD / f"{source.stem}-{digest}"
     if program.exists():
         return program
-    for tool in (
-        "g++",
-        *(("pkg-config",) if needs_grpc else ()),
-        *(("protoc", "grpc_cpp_plugin") if needs_stubs else ()),
-    ):
+    needs_stubs = source.parent.name == "peers"
+    for tool in ("g++", "pkg-config", *(("protoc", "grpc_cpp_plugin") if needs_stubs else ())):
         if shutil.which(tool) is None:
             raise MissingError(f"{tool}, to build {source.name}")
+    print(f"building {source.name}", file=sys.stderr)
     BUILD.mkdir(parents=True, exist_ok=True)
-    flags = _output(["pkg-config", "--cflags", "--libs", "grpc++", "protobuf"], source) if needs_grpc else ""
+    flags = _output(["pkg-config", "--cflags", "--libs", *LIBRARIES.get(source.name, GRPC)], source)
     stubs = _stubs(source) if needs_stubs else []
     unfinished = program.with_suffix(".new")
     _output(

@@ -1,20 +1,21 @@
 // Load for a REST server over connections that stay open, each with one request at a time.
 //
-//   rest_generator ADDRESS PATH API_KEY
+//   rest_generator ADDRESS PATH API_KEY [CA_FILE]
 //
 // Each line on standard input is a run, as for generator.cc: how many replies, how many connections, how many requests a
-// second (0: the next as soon as one is answered), how long a body must at least be, and a word that is ignored. What came
-// of it is written as a line of JSON. With a rate, requests begin when they are due, on a connection that is free; their
+// second (0: the next as soon as one is answered), how long a body must at least be, and 2b (a plus in hex) for requests with
+// an id each, anything else for requests that are all alike. What came of it is written as a line of JSON. With a rate, requests begin when they are due, on a connection that is free; their
 // time counts from when they were due.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <cstdlib>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -23,14 +24,27 @@
 
 using Clock = std::chrono::steady_clock;
 
+// A socket, with TLS on it or without.
 struct Connection {
   int socket = -1;
+  SSL* tls = nullptr;
   bool busy = false;
   Clock::time_point began;
   std::string received;
+
+  bool Send(const std::string& text) {
+    const int length = static_cast<int>(text.size());
+    return length == (tls ? SSL_write(tls, text.data(), length) : write(socket, text.data(), length));
+  }
+  // Returns how many bytes came, 0 when what came was no data (TLS sends tickets), -1 at the end.
+  ssize_t Take(char* buffer, int size) {
+    const ssize_t n = tls ? SSL_read(tls, buffer, size) : read(socket, buffer, size);
+    if (n > 0) return n;
+    return tls && SSL_get_error(tls, static_cast<int>(n)) == SSL_ERROR_WANT_READ ? 0 : -1;
+  }
 };
 
-int Connect(const std::string& address) {
+int Socket(const std::string& address) {
   const auto colon = address.rfind(':');
   sockaddr_in to{};
   to.sin_family = AF_INET;
@@ -42,8 +56,28 @@ int Connect(const std::string& address) {
   return connect(made, reinterpret_cast<sockaddr*>(&to), sizeof to) ? -1 : made;
 }
 
+// Returns what connections with TLS are made of, none without a file of authorities.
+SSL_CTX* Trusting(const char* ca_file) {
+  if (!ca_file) return nullptr;
+  SSL_CTX* context = SSL_CTX_new(TLS_client_method());
+  SSL_CTX_load_verify_locations(context, ca_file, nullptr);
+  SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
+  SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY);  // a ticket is no reason to wait for data
+  return context;
+}
+
+Connection Connect(const std::string& address, SSL_CTX* context) {
+  Connection made{Socket(address)};
+  if (!context) return made;
+  made.tls = SSL_new(context);
+  SSL_set_fd(made.tls, made.socket);
+  if (SSL_connect(made.tls) != 1) std::exit(1);
+  return made;
+}
+
 struct Run {
   std::string request;
+  bool numbered;
   long replies, begun = 0, ended = 0, errors = 0, short_replies = 0;
   size_t least_size;
   double rate;
@@ -58,7 +92,11 @@ struct Run {
     connection.began = rate > 0 ? Due() : Clock::now();
     connection.busy = true;
     begun++;
-    if (write(connection.socket, request.data(), request.size()) != static_cast<ssize_t>(request.size())) Fail();
+    if (!connection.Send(numbered ? Numbered() : request + "\r\n")) Fail();
+  }
+  std::string Numbered() const {
+    static long number = 1000000000;
+    return request + "X-Request-Id: " + std::to_string(number++) + "\r\n\r\n";
   }
   void Fail() {
     errors++;
@@ -67,8 +105,8 @@ struct Run {
   // Takes in what came. A reply is whole when its body is as long as its header says.
   void Receive(Connection& connection) {
     char buffer[1 << 16];
-    const ssize_t n = read(connection.socket, buffer, sizeof buffer);
-    if (n <= 0) return Fail();
+    const ssize_t n = connection.Take(buffer, sizeof buffer);
+    if (n < 0) return Fail();
     auto& text = connection.received;
     text.append(buffer, n);
     const auto head = text.find("\r\n\r\n");
@@ -120,17 +158,18 @@ std::string Summary(Run& run, double seconds, double cpu_s) {
 }
 
 int main(int count, char** words) {
-  if (count != 4) return 2;
+  if (count < 4) return 2;
+  SSL_CTX* context = Trusting(count > 4 ? words[4] : nullptr);
   const std::string request = std::string("GET ") + words[2] + " HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer " +
-                              words[3] + "\r\n\r\n";
+                              words[3] + "\r\n";
   std::vector<Connection> connections;
   long replies;
   size_t in_flight, least_size;
   double rate;
-  std::string ignored;
-  while (std::cin >> replies >> in_flight >> rate >> least_size >> ignored) {
-    while (connections.size() < in_flight) connections.push_back({Connect(words[1])});
-    Run run{request, replies};
+  std::string kind;
+  while (std::cin >> replies >> in_flight >> rate >> least_size >> kind) {
+    while (connections.size() < in_flight) connections.push_back(Connect(words[1], context));
+    Run run{request, kind == "2b", replies};
     run.least_size = least_size;
     run.rate = rate;
     run.taken_ns.reserve(replies);
