@@ -41,13 +41,21 @@ VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
 _MAX_VARINT_BYTES = 10
 _MAX_KEY_BYTES = 5
+_TOO_MANY_FIELDS = f"the reply has more than {MAX_FIELDS} fields"
+_WRONG_TYPE = "a field of the reply is of another type than expected"
 _RESERVED = range(19_000, 20_000)
 _UINT64 = 1 << 64
+_SHORT = [bytes((value,)) for value in range(0x80)]
+"""The varints of one byte."""
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 
 class MalformedReplyError(SourceError):
     """The reply is not what this shape and request call for. Asking again in the same way rarely helps."""
+
+
+class WrongEchoError(MalformedReplyError):
+    """The reply repeats another number than that of its request: it may be another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,8 @@ class MessageShape:
     Field numbers are 1 to 536870911 without 19000 to 19999. `prefix` is what every request begins with,
     in protobuf's encoding, at most 4096 bytes: whole fields, neither the count nor the echo among them.
     A server that repeats a number of the request in its reply has both echo fields, any other neither;
-    in `qr_entropy` they are 2 and 2.
+    in `qr_entropy` they are 2 and 2. A server whose replies state the class of their bytes, as a number, has a
+    class field; in `qrng.v1` it is 5.
 
     Raises ValueError, naming the setting at fault.
     """
@@ -68,9 +77,10 @@ class MessageShape:
     """Not shown: a server may want something secret here."""
     request_echo_field: int | None = None
     reply_echo_field: int | None = None
+    class_field: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("count_field", "data_field", "request_echo_field", "reply_echo_field"):
+        for name in ("count_field", "data_field", "request_echo_field", "reply_echo_field", "class_field"):
             _check_field_number(name, getattr(self, name))
         if (self.request_echo_field is None) != (self.reply_echo_field is None):
             raise ValueError("request_echo_field, reply_echo_field: give both or neither")
@@ -78,6 +88,8 @@ class MessageShape:
             raise ValueError("request_echo_field: the count is there already")
         if self.data_field == self.reply_echo_field:
             raise ValueError("reply_echo_field: the data are there already")
+        if self.class_field is not None and self.class_field in (self.data_field, self.reply_echo_field):
+            raise ValueError("class_field: the data or the echo are there already")
         _check_prefix(self.prefix, {self.count_field, self.request_echo_field})
 
     @property
@@ -86,12 +98,16 @@ class MessageShape:
         return self.reply_echo_field is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # Not frozen, since one is made for every exchange, and a frozen one takes thrice as long.
 class Reply:
-    """What a reply said. `echo` is a signed 64-bit number; None when the shape has no echo."""
+    """What a reply said.
+
+    `echo` is a signed 64-bit number, `class_number` one of 64 bits; each None when the shape has no place for it.
+    """
 
     data: bytes = field(repr=False)
     echo: int | None = None
+    class_number: int | None = None
 
 
 def encode_request(shape: MessageShape, count: int, *, echo: int | None = None) -> bytes:
@@ -103,11 +119,38 @@ def encode_request(shape: MessageShape, count: int, *, echo: int | None = None) 
     if not 0 <= count <= MAX_COUNT:
         raise ValueError("the count is out of range")
     _check_echo(shape, echo)
-    numbers = {shape.count_field: count}
-    if shape.request_echo_field is not None and echo is not None:
-        numbers[shape.request_echo_field] = echo % _UINT64
-    brought = (varint_field(number, value) for number, value in sorted(numbers.items()) if value)
-    return shape.prefix + b"".join(brought)
+    counted = varint_field(shape.count_field, count) if count else b""
+    if shape.request_echo_field is None or not echo:
+        return shape.prefix + counted
+    echoed = varint_field(shape.request_echo_field, echo % _UINT64)
+    in_order = shape.count_field < shape.request_echo_field
+    return shape.prefix + (counted + echoed if in_order else echoed + counted)
+
+
+class RequestWriter:
+    """Writes the requests of one shape, as `encode_request` does, and remembers what requests of one size share."""
+
+    _MOST = 256
+    """Sizes remembered."""
+
+    def __init__(self, shape: MessageShape) -> None:
+        self._shape = shape
+        self._echo_key = b"" if shape.request_echo_field is None else encode_varint(shape.request_echo_field << 3)
+        self._echo_is_last = shape.request_echo_field is not None and shape.request_echo_field > shape.count_field
+        self._heads: dict[int, bytes] = {}
+
+    def write(self, count: int, echo: int | None) -> bytes:
+        """Return the request for `count` bytes. Raises ValueError as `encode_request`."""
+        if echo is None or echo <= 0 or not self._echo_is_last:
+            return encode_request(self._shape, count, echo=echo)
+        head = self._heads.get(count) or self._new_head(count)
+        return head + (_SHORT[echo] if echo < 0x80 else encode_varint(echo))
+
+    def _new_head(self, count: int) -> bytes:
+        head = encode_request(self._shape, count, echo=0) + self._echo_key
+        if len(self._heads) < self._MOST:
+            self._heads[count] = head
+        return head
 
 
 def decode_reply(shape: MessageShape, payload: bytes, *, size: int, echo: int | None = None) -> Reply:
@@ -116,13 +159,14 @@ def decode_reply(shape: MessageShape, payload: bytes, *, size: int, echo: int | 
     Raises MalformedReplyError, in words of ours, for everything else; ValueError for an echo that is
     missing or has no place, as `encode_request`.
     """
-    _check_echo(shape, echo)
-    start, end, echoed = _find(shape, payload)
+    if echo is None or not 0 <= echo <= _INT64_MAX or shape.reply_echo_field is None:
+        _check_echo(shape, echo)
+    start, end, echoed, class_number = _find(shape, payload)
     if end - start != size:
         raise MalformedReplyError(f"the reply holds {end - start} bytes where {size} were asked for")
     if echo != echoed:
-        raise MalformedReplyError("the reply repeats another number than that of the request")
-    return Reply(payload[start:end], echoed)
+        raise WrongEchoError("the reply repeats another number than that of the request")
+    return Reply(payload[start:end], echoed, class_number)
 
 
 def fields(payload: bytes) -> Iterator[tuple[int, int, int, int]]:
@@ -135,7 +179,7 @@ def fields(payload: bytes) -> Iterator[tuple[int, int, int, int]]:
     while position < len(payload):
         count += 1
         if count > MAX_FIELDS:
-            raise MalformedReplyError(f"the reply has more than {MAX_FIELDS} fields")
+            raise MalformedReplyError(_TOO_MANY_FIELDS)
         number, wire_type, position = _read_key(payload, position)
         value, position = _read_value(payload, position, wire_type)
         yield number, wire_type, value, position
@@ -143,6 +187,8 @@ def fields(payload: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 def encode_varint(value: int) -> bytes:
     """Return `value`, 0 to 2**64 - 1, in as few bytes as it takes."""
+    if value <= 0x7F:
+        return _SHORT[value]
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -161,23 +207,47 @@ def bytes_field(number: int, value: bytes) -> bytes:
     return encode_varint(number << 3 | LEN) + encode_varint(len(value)) + value
 
 
-def _find(shape: MessageShape, payload: bytes) -> tuple[int, int, int | None]:
-    """Return where the data begin and end, and the number repeated. What is absent is empty, or 0."""
-    data = (0, 0)
-    echo = 0 if shape.echoes else None
-    for number, wire_type, value, end in fields(payload):
+def _find(shape: MessageShape, payload: bytes) -> tuple[int, int, int | None, int | None]:
+    """Return where the data begin and end, the number repeated, and the class. What is absent is empty, or 0.
+
+    It reads as `fields` does. Every exchange comes by here, so what most fields are, short keys and lengths, is read
+    without a call.
+    """
+    start = end = 0
+    echo = None if shape.reply_echo_field is None else 0
+    class_number = None if shape.class_field is None else 0
+    position = count = 0
+    size = len(payload)
+    while position < size:
+        count += 1
+        if count > MAX_FIELDS:
+            raise MalformedReplyError(_TOO_MANY_FIELDS)
+        key = payload[position]
+        if 8 <= key < 0x80:
+            number, wire_type, position = key >> 3, key & 7, position + 1
+        else:
+            number, wire_type, position = _read_key(payload, position)
+        if wire_type == LEN and position < size and (value := payload[position]) < size - position and value < 0x80:
+            position += 1 + value
+        else:
+            value, position = _read_value(payload, position, wire_type)
         if number == shape.data_field:
-            _expect(wire_type, LEN)
-            data = (end - value, end)
+            if wire_type != LEN:
+                raise MalformedReplyError(_WRONG_TYPE)
+            start, end = position - value, position
         elif number == shape.reply_echo_field:
-            _expect(wire_type, VARINT)
+            if wire_type != VARINT:
+                raise MalformedReplyError(_WRONG_TYPE)
             echo = value - _UINT64 if value > _INT64_MAX else value
-    return *data, echo
+        elif number == shape.class_field:
+            _expect(wire_type, VARINT)
+            class_number = value
+    return start, end, echo, class_number
 
 
 def _expect(wire_type: int, expected: int) -> None:
     if wire_type != expected:
-        raise MalformedReplyError("a field of the reply is of another type than expected")
+        raise MalformedReplyError(_WRONG_TYPE)
 
 
 def _read_key(payload: bytes, position: int) -> tuple[int, int, int]:
@@ -238,7 +308,7 @@ def _check_prefix(prefix: bytes, taken: set[int | None]) -> None:
 
 
 def _check_echo(shape: MessageShape, echo: int | None) -> None:
-    if shape.echoes != (echo is not None):
+    if (shape.reply_echo_field is None) != (echo is None):
         raise ValueError("an echo is for shapes that have one, and those need it")
     if echo is not None and not _INT64_MIN <= echo <= _INT64_MAX:
         raise ValueError("the echo is out of range")

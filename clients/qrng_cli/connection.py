@@ -10,7 +10,10 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
+from qrng_cli.profiles import chosen_env_files
 from qrng_client import Allowance, ChunkRange, EntropyClient, Processing, SourceClass, Wanted
+from qrng_client.settings import ENV_PREFIX, client_settings
+from qrng_grpc.config import read_env_file
 from qrng_grpc.errors import AuthenticationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Server(TypedDict):
     """The options of `server_options`."""
 
+    env_files: tuple[Path, ...]
     address: str | None
     timeout_s: float | None
     tls: bool
@@ -40,6 +44,13 @@ class Seconds(click.FloatRange):
 
 
 _SERVER = (
+    click.option(
+        "--env-file",
+        "env_files",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="A .env file with settings of clients, QR_... Of several, the later wins.",
+    ),
     click.option(
         "--address", metavar="HOST:PORT", help="The server. Default: QR_GRPC_SERVER_ADDRESS, localhost:50051."
     ),
@@ -99,25 +110,51 @@ def wanted_options(command: F) -> F:
 
 
 def open_client(server: Server) -> EntropyClient:
-    """Make a client from options and environment.
+    """Make a client of a gateway from options, environment and profile.
 
     Raises ConfigError, or AuthenticationError with neither a key nor a certificate.
     """
-    environ = dict(os.environ)
-    if not environ.get("QR_GRPC_API_KEY") and server["cert_file"] is None:
+    environ = client_environ(server)
+    if not environ.get("QR_GRPC_API_KEY") and not environ.get("QR_GRPC_CERT_FILE"):
         raise AuthenticationError("no API key: set QR_GRPC_API_KEY; beside `qrng up`: set -a; . var/client.env; set +a")
-    if server["address"] is not None:
-        environ["QR_GRPC_SERVER_ADDRESS"] = server["address"]
-    if server["timeout_s"] is not None:
-        environ["QR_GRPC_TIMEOUT_MS"] = str(max(1, round(server["timeout_s"] * 1000)))
-    return EntropyClient.from_env(
-        environ,
-        tls=server["tls"],
-        ca_file=server["ca_file"],
-        cert_file=server["cert_file"],
-        key_file=server["key_file"],
-        allow_plaintext_beyond_loopback=server["allow_plaintext_beyond_loopback"],
-    )
+    return EntropyClient.from_env(environ)
+
+
+def client_environ(server: Server) -> dict[str, str]:
+    """Return the environment, with what options say above it, and below it what the profile and `.env` files say.
+
+    Where nothing says otherwise, it is a gateway of ours that is asked. Raises ConfigError with every mistake, also for
+    a file with a key in it that others can read.
+    """
+    files = (*chosen_env_files(), *server["env_files"])
+    lines = {name.upper(): value for file in files for name, value in read_env_file(file, []).items()}
+    said = {name: value for name, value in lines.items() if name.startswith(ENV_PREFIX)}
+    environ = os.environ | _options_as_settings(server)
+    said |= {name.upper(): value for name, value in environ.items()}
+    unsaid = {} if any(name in said for name in _SERVICES) else {"QR_GRPC_SERVICE": "qrng.v1"}
+    if "QR_ENTROPY_SOURCE_TYPE" not in said:
+        unsaid["QR_ENTROPY_SOURCE_TYPE"] = "quantum_grpc"
+    client_settings(unsaid | environ, env_files=files)
+    return said | unsaid
+
+
+_SERVICES = ("QR_GRPC_SERVICE", "QR_GRPC_METHOD_PATH", "QR_GRPC_STREAM_METHOD_PATH")
+"""What names the service that is spoken to."""
+
+
+def _options_as_settings(server: Server) -> dict[str, str]:
+    """Return what options say, by the names of settings."""
+    timeout_ms = None if server["timeout_s"] is None else max(1, round(server["timeout_s"] * 1000))
+    said = {
+        "SERVER_ADDRESS": server["address"],
+        "TIMEOUT_MS": timeout_ms,
+        "TLS": server["tls"] or None,
+        "CA_FILE": server["ca_file"],
+        "CERT_FILE": server["cert_file"],
+        "KEY_FILE": server["key_file"],
+        "ALLOW_PLAINTEXT_BEYOND_LOOPBACK": server["allow_plaintext_beyond_loopback"] or None,
+    }
+    return {f"{ENV_PREFIX}GRPC_{name}": str(value) for name, value in said.items() if value is not None}
 
 
 def split_options(options: dict[str, Any]) -> tuple[Server, Wanted]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
+from qrng_cli import any_server
 from qrng_cli.connection import (
+    Server,
     in_words,
     open_client,
     printable,
@@ -21,6 +23,7 @@ from qrng_cli.connection import (
 from qrng_cli.output import destination, progress
 from qrng_cli.sizes import Size
 from qrng_client import ChunkRange, Entropy, EntropyClient, Wanted
+from qrng_client.settings import ClientSettings
 
 PART_BYTES = 3 << 18
 """What one message of a long transfer holds: 768 KiB, a multiple of three so that base64 joins up."""
@@ -56,26 +59,54 @@ def command(size: int, form: str, output: Path | None, force: bool, label: bool,
       qrng get 10M --raw -o random.bin        a file
       qrng get 32 --least-class quantum       or exit code 5
       qrng get 32 --fresh --provenance        captured after now; from which chunks
+      qrng get 32 --profile firefly-1         of another server than a gateway of ours
 
     Exactly N bytes, or an error and an exit code other than 0. On a pipe, a transfer of more than 1 MiB may
     end early with such an error; a file written with --output never does.
     """
     server, wanted = split_options(options)
-    with destination(output, raw=form == "raw", force=force) as sink, open_client(server) as client:
-        labels: dict[str, None] = {}
-        ranges: list[ChunkRange] = []
-        with progress(size, worth_showing=size > PART_BYTES and not wanted["provenance"]) as advance:
-            for entropy in parts(client, size, wanted):
-                sink.write(_ENCODERS[form](entropy.data))
-                advance(len(entropy))
-                labels[describe(entropy)] = None
-                ranges += entropy.provenance
+    settings = any_server.settings_for(server, wanted)
+    wanted["least_class"] = settings.least_class
+    with destination(output, raw=form == "raw", force=force) as sink:
+        told = (
+            _from_gateway(server, size, wanted, form, sink)
+            if any_server.needs_any_server(settings) is None
+            else _from_any_server(settings, size, wanted, form, sink)
+        )
         if form != "raw":
             sink.write(b"\n")
-    tell_provenance(ranges)
     if label:
-        left = [] if client.allowance is None else [f"left: {in_words(client.allowance)}"]
-        click.echo("\n".join([*labels, *left]), err=True)
+        click.echo("\n".join(told), err=True)
+
+
+def _from_gateway(server: Server, size: int, wanted: Wanted, form: str, sink: BinaryIO) -> list[str]:
+    """Write `size` bytes of a gateway, and say what they are."""
+    labels: dict[str, None] = {}
+    ranges: list[ChunkRange] = []
+    long = size > PART_BYTES and not wanted["provenance"]
+    with open_client(server) as client, progress(size, worth_showing=long) as advance:
+        for entropy in parts(client, size, wanted):
+            sink.write(_ENCODERS[form](entropy.data))
+            advance(len(entropy))
+            labels[describe(entropy)] = None
+            ranges += entropy.provenance
+    tell_provenance(ranges)
+    left = [] if client.allowance is None else [f"left: {in_words(client.allowance)}"]
+    return [*labels, *left]
+
+
+def _from_any_server(settings: ClientSettings, size: int, wanted: Wanted, form: str, sink: BinaryIO) -> list[str]:
+    """Write `size` bytes of whatever `settings` name, and say what they are."""
+    labels: dict[str, None] = {}
+    with (
+        any_server.open_any(settings, wanted) as client,
+        progress(size, worth_showing=size > PART_BYTES) as advance,
+    ):
+        for draw in any_server.draws(client, PART_BYTES, size):
+            sink.write(_ENCODERS[form](draw.data))
+            advance(len(draw))
+            labels[any_server.describe(draw)] = None
+    return [*labels]
 
 
 def parts(client: EntropyClient, size: int, wanted: Wanted) -> Iterable[Entropy]:

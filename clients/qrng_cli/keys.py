@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qrng_cli.profiles import GATEWAY, chosen_profile
 from qrng_cli.sizes import Size
 from qrng_grpc.chunk import is_id
 from qrng_grpc.client_keys import (
@@ -73,13 +74,23 @@ class End(click.ParamType[int]):
         return end_ns
 
 
+def _or_of_profile(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path:
+    """Return `path`, else the file that the gateway of the chosen profile reads. Raises MissingParameter."""
+    profile = chosen_profile()
+    if path is None and profile is not None and (named := profile.lines().get(f"{GATEWAY}API_KEYS_FILE")):
+        path = Path(named)
+    if path is None:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return path
+
+
 _FILE = click.option(
     "--file",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="QRNG_GATEWAY_API_KEYS_FILE",
-    required=True,
-    help="The file. Default: QRNG_GATEWAY_API_KEYS_FILE.",
+    callback=_or_of_profile,
+    help="The file. Default: QRNG_GATEWAY_API_KEYS_FILE, of the environment or the profile.",
 )
 _KEY_EXPIRES = click.option(
     "--key-expires", "key_end_ns", type=End(), metavar="TIME", help="When the new key ends. Default: never."

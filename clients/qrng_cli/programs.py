@@ -11,6 +11,7 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
+from qrng_cli.profiles import chosen_env_files
 from qrng_grpc.config import Settings, load
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,13 +82,13 @@ def program_options(command: F) -> F:
 
 
 def load_layers(model: type[S], prefix: str, yaml_file: Path | None, layers: Layers) -> S:
-    """Read settings: --set before the environment, --env-file, YAML file, defaults. Raises ConfigError."""
+    """Read settings: --set before the environment, --env-file, profile, YAML file, defaults. Raises ConfigError."""
     return load(
         model,
         prefix=prefix,
         environ=os.environ,
         overrides=dict(layers["overrides"]),
-        env_files=layers["env_files"],
+        env_files=(*chosen_env_files(), *layers["env_files"]),
         yaml_file=yaml_file,
     )
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from qrng_cli.connection import open_client, server_options, split_options, tell_provenance, wanted_options
+from qrng_cli import any_server
+from qrng_cli.connection import Server, open_client, server_options, split_options, tell_provenance, wanted_options
 from qrng_cli.output import destination, progress
 from qrng_cli.sizes import Size
+from qrng_client import Entropy, Wanted
+from qrng_client.draws import Draw
 from qrng_client.requests import MAX_REQUEST_BYTES
+from qrng_client.settings import ClientSettings
 
 
 @click.command("stream")
@@ -38,15 +44,31 @@ def command(bytes_per_message: int, total: int | None, output: Path | None, forc
     bytes only as they are read.
     """
     server, wanted = split_options(options)
+    settings = any_server.settings_for(server, wanted)
+    wanted["least_class"] = settings.least_class
     each = min(bytes_per_message, total or bytes_per_message)
     long = total is not None and total > MAX_REQUEST_BYTES and not wanted["provenance"]
     with (
         destination(output, raw=True, force=force) as sink,
-        open_client(server) as client,
+        _messages(server, settings, each, total, wanted) as messages,
         progress(total, worth_showing=long) as advance,
     ):
-        for entropy in client.stream(each, total, **wanted):
-            sink.write(entropy.data)
+        for message in messages:
+            sink.write(message.data)
             sink.flush()
-            advance(len(entropy))
-            tell_provenance(entropy.provenance)
+            advance(len(message))
+            if isinstance(message, Entropy):
+                tell_provenance(message.provenance)
+
+
+@contextmanager
+def _messages(
+    server: Server, settings: ClientSettings, each: int, total: int | None, wanted: Wanted
+) -> Iterator[Iterator[Entropy | Draw]]:
+    """Open a stream of a gateway, or draws of whatever else `settings` name."""
+    if any_server.needs_any_server(settings) is None:
+        with open_client(server) as gateway:
+            yield gateway.stream(each, total, **wanted)
+    else:
+        with any_server.open_any(settings, wanted) as client:
+            yield any_server.draws(client, each, total)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from qrng_cli.profiles import chosen_profile, profiles
 from qrng_cli.programs import Assignment
-from qrng_grpc.chunk import is_id
 from qrng_grpc.errors import StateHeldError
 from qrng_grpc.state import state_directory
 
@@ -18,8 +18,6 @@ DEFAULT_PROFILE = "urandom"
 
 
 @click.command("up")
-@click.option("--profile", metavar="NAME", help="Use deployments/NAME/.env. Default: urandom, where that exists.")
-@click.option("--profile-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Use this profile.")
 @click.option(
     "--var",
     type=click.Path(path_type=Path),
@@ -35,12 +33,14 @@ DEFAULT_PROFILE = "urandom"
     metavar="NAME=VALUE",
     help="One setting by its name in the environment, such as QRNG_GATEWAY_LISTEN_ADDRESS. Not for keys.",
 )
-def command(profile: str | None, profile_file: Path | None, var: Path, settings: tuple[tuple[str, str], ...]) -> None:
+def command(var: Path, settings: tuple[tuple[str, str], ...]) -> None:
     """Run a gateway and a collector here, until Ctrl-C.
 
     \b
       qrng up
       qrng up --set QRNG_GATEWAY_LISTEN_ADDRESS=127.0.0.1:6000
+
+    Without a profile it takes deployments/urandom, where that exists.
 
     The first start makes keys and ids and keeps them in var/demo.env, mode 0600; later starts use them again. The
     two lines that clients need are in var/client.env too. Paste what it prints into another terminal. Settings
@@ -53,26 +53,22 @@ def command(profile: str | None, profile_file: Path | None, var: Path, settings:
     from qrng_cli.setup import prepare, rehearse  # noqa: PLC0415
     from qrng_cli.supervisor import supervise  # noqa: PLC0415
 
-    file = _profile_file(profile, profile_file)
+    file = _profile_file()
     if not var.exists():
         rehearse(file, dict(settings))
     with _only_one(var):
         asyncio.run(supervise(prepare(var, file, dict(settings))))
 
 
-def _profile_file(name: str | None, file: Path | None) -> Path | None:
-    if file is not None:
-        if name is not None:
-            raise click.UsageError("--profile and --profile-file exclude each other")
-        return file
-    if name is not None and not is_id(name):
-        raise click.UsageError("a profile is named by letters, digits and . _ -")
-    path = Path("deployments") / (name or DEFAULT_PROFILE) / ".env"
-    if path.is_file():
-        return path
-    if name is not None:
-        raise click.UsageError(f"there is no profile {name}: {path} does not exist")
-    return None  # the defaults are the operating system's randomness too
+def _profile_file() -> Path | None:
+    """Return the profile to use. Raises UsageError for one without settings of either program."""
+    profile = chosen_profile()
+    if profile is None:  # the programs' defaults are the operating system's randomness too
+        return next((one.env_file for one in profiles() if one.name == DEFAULT_PROFILE), None)
+    if profile.is_for_clients_alone:
+        # Or what is named after another source would serve the operating system's randomness.
+        raise click.UsageError(f"the profile {profile.name} has settings of clients alone: there is nothing to run")
+    return profile.env_file
 
 
 @contextmanager

@@ -79,17 +79,21 @@ class AsyncEntropyClient:
         key_file: Path | str | None = None,
         allow_plaintext_beyond_loopback: bool = False,
     ) -> Self:
-        """Make a client from `QR_GRPC_SERVER_ADDRESS`, `QR_GRPC_API_KEY` and `QR_GRPC_TIMEOUT_MS`."""
+        """Make a client from the settings `QR_GRPC_...` that say where a server is and how to get in.
+
+        Arguments count more than settings. Raises ConfigError, also for several addresses: a gateway is one server.
+        """
         settings = client_settings(environ)
         return cls(
-            settings.grpc_server_address,
+            settings.only_address,
             api_key=settings.grpc_api_key.get_secret_value(),
             timeout_s=settings.timeout_s,
-            tls=tls,
-            ca_file=ca_file,
-            cert_file=cert_file,
-            key_file=key_file,
-            allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback,
+            tls=tls or settings.grpc_tls,
+            ca_file=ca_file or settings.grpc_ca_file,
+            cert_file=cert_file or settings.grpc_cert_file,
+            key_file=key_file or settings.grpc_key_file,
+            allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback
+            or settings.grpc_allow_plaintext_beyond_loopback,
         )
 
     @property

@@ -30,7 +30,7 @@ _Code = grpc.StatusCode
 _MINUTE_S = 60
 _HOUR_S = 3600
 
-_BY_CODE: dict[_Code, tuple[type[QrngError], str]] = {
+ERRORS_BY_CODE: dict[_Code, tuple[type[QrngError], str]] = {
     _Code.INVALID_ARGUMENT: (InvalidRequestError, "the server refused a size or another field of the request"),
     _Code.OUT_OF_RANGE: (InvalidRequestError, "the server refused a size or another field of the request"),
     _Code.UNAUTHENTICATED: (AuthenticationError, "the server did not accept the API key or certificate"),
@@ -40,12 +40,14 @@ _BY_CODE: dict[_Code, tuple[type[QrngError], str]] = {
     _Code.UNAVAILABLE: (ServerUnreachableError, "the server could not be reached"),
     _Code.DEADLINE_EXCEEDED: (ServerUnreachableError, "the server did not answer in time"),
 }
+"""The error that stands for each status code, and what it says; QrngError for others."""
 _FIELD_BY_CODE = {
     _Code.INVALID_ARGUMENT: "the server refused the field {} of the request, out of range or nothing it can serve",
     _Code.UNIMPLEMENTED: "the server does not support what the request has in its field {}",
 }
-_BY_REASON = {
+TEXT_BY_REASON = {
     "POOL_SHORT": "the pool did not hold enough bytes in time",
+    "SOURCE_UNAVAILABLE": "the server's source does not deliver now",
     "DRAINING": "the server is ending; reconnect",
     "WEAKER_SOURCE": "the gateway has only sources weaker than the least class asked for",
 }
@@ -59,11 +61,11 @@ def error_of_call(
     endpoint: Endpoint | None = None,
 ) -> QrngError:
     """Return the error that stands for a call that ended with `code`, to `endpoint` where that is known."""
-    cls, text = _BY_CODE.get(code, (QrngError, "the call failed"))
+    cls, text = ERRORS_BY_CODE.get(code, (QrngError, "the call failed"))
     told = error_from_trailers(trailers or (), "")
     if told is None:
         return cls(f"{text} ({code.name}){_where(code, endpoint)}")
-    text = _BY_REASON.get(told.reason, text)
+    text = TEXT_BY_REASON.get(told.reason, text)
     field = told.field if told.field in _FIELDS else None
     if field:
         text = _FIELD_BY_CODE[code].format(field) if code in _FIELD_BY_CODE else f"{text}: {field}"

@@ -1,4 +1,4 @@
-"""The sample configurations and the profiles say what the programs do."""
+"""The sample configurations say what the programs do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from qrng_grpc.config import Settings, load
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "deployments" / "_samples"
-PROFILES = [path for path in sorted((ROOT / "deployments").glob("*/.env")) if not path.parent.name.startswith("_")]
 SECRETS = {
     "QRNG_GATEWAY_HMAC_SECRET_KEY": "s" * 32,
     "QRNG_GATEWAY_API_KEYS": "k" * 16,
@@ -75,19 +74,3 @@ def test_no_secret_in_sample(name: str, model: type[Settings], prefix: str) -> N
     secret = {field for field, info in model.model_fields.items() if "SecretStr" in repr(info.annotation)}
     assert secret
     assert secret.isdisjoint(given)
-
-
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.parent.name)
-def test_profile_is_accepted(profile: Path) -> None:
-    """With ids and keys, a profile would start both programs; it holds no key itself."""
-    text = profile.read_text()
-    assert not re.search(r"(SECRET_KEY|API_KEYS?)=", text)
-    for _, model, prefix in PROGRAMS:
-        ids = {prefix + name: "some-id" for name in ("HMAC_KEY_ID", "COLLECTOR_ID", "POOL_ID", "STATE_DIR")}
-        environ = {**SECRETS, **ids, "QRNG_COLLECTOR_PUSH_URL": "127.0.0.1:50052"}
-        load(model, prefix=prefix, environ=environ, env_files=[profile])
-
-
-def test_there_is_a_profile() -> None:
-    """The profile that `qrng up` uses by default is there."""
-    assert "urandom" in [profile.parent.name for profile in PROFILES]

@@ -1,0 +1,41 @@
+"""The servers that settings name, as what a client opens: checked, with mistakes told by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import SecretStr
+
+from qrng_client.settings import ClientSettings, ConfigValidationError
+from qrng_grpc.channel import Endpoint, stays_on_machine
+from qrng_grpc.exchange import GrpcMethod
+
+Opened = TypeVar("Opened")
+
+_SETTING_OF = {"CA file": "grpc_ca_file", "certificate file": "grpc_cert_file", "key file": "grpc_key_file"}
+
+
+def open_callers(
+    settings: ClientSettings, opener: Callable[[Endpoint, GrpcMethod, SecretStr | None], Opened]
+) -> tuple[Opened, ...]:
+    """Return what `opener` makes of each server, in the order of the settings; no connection is made.
+
+    Raises ConfigValidationError for plaintext to another machine unless that is allowed, and for files that cannot be
+    used.
+    """
+    endpoints = settings.endpoints
+    exposed = [
+        f"grpc_server_address: {endpoint.address} is beyond this machine, and nothing is encrypted: set grpc_tls or"
+        " grpc_ca_file, or allow it by grpc_allow_plaintext_beyond_loopback"
+        for endpoint in endpoints
+        if not (endpoint.encrypted or endpoint.allow_plaintext_beyond_loopback or stays_on_machine(endpoint.address))
+    ]
+    if exposed:
+        raise ConfigValidationError(exposed)
+    try:
+        return tuple(opener(endpoint, settings.method, settings.api_key) for endpoint in endpoints)
+    except ValueError as error:
+        mistake = str(error)
+    setting = next((name for begins, name in _SETTING_OF.items() if mistake.startswith(begins)), "grpc_server_address")
+    raise ConfigValidationError([f"{setting}: {mistake}"])
