@@ -1,10 +1,10 @@
 """What RandomClient costs beside a bare grpcio stub: the time of one call after another, in one thread.
 
 Idea: both speak to one C++ server, which costs little and is kept to one core; each on a channel of its own, with the
-same key, deadline and size, and with all cores, as programs have them. Rounds take turns in random order, and the figure is the median over the rounds of the
-ratio within a round. The bare unary call is `stub.GetEntropy(request, timeout=..., metadata=...)`; the bare bidi
-exchange puts a request into the queue that feeds `stub.StreamEntropy`, and takes the next reply. Neither checks
-anything.
+same key, deadline and size, and with all cores, as programs have them. Rounds take turns in random order, and the
+figure is the median over the rounds of the ratio within a round. The bare unary call is
+`stub.GetEntropy(request, timeout=..., metadata=...)`; the bare bidi exchange puts a request into the queue that feeds
+`stub.StreamEntropy`, and takes the next reply. Neither checks anything.
 
     python bench/client.py [--rounds N] [--size BYTES] [--one-core]
 

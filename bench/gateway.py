@@ -64,10 +64,10 @@ class StockedGateway(Server):
         if size > self.capacity * USABLE:
             raise ValueError("a run may not need more bytes than the pool holds")
         if self.level < size:
-            self.fill(size if self.capacity == POOL_BYTES else int(self.capacity * USABLE))
+            self.stock(size if self.capacity == POOL_BYTES else int(self.capacity * USABLE))
         self.level -= size
 
-    def fill(self, size: int) -> None:
+    def stock(self, size: int) -> None:
         """Push until the pool holds `size` bytes, or a little more."""
         while self.level < size:
             chunks = min(CHUNKS_A_CALL, ceil((size - self.level) / USABLE / CHUNK_BYTES))
@@ -118,7 +118,7 @@ def gateway(
                     started, serves["clients"], serves["rest"], tls, capacity, 0, PushServiceStub(channel)
                 )
                 if capacity != POOL_BYTES:
-                    stocked.fill(int(capacity * USABLE))
+                    stocked.stock(int(capacity * USABLE))
                 yield stocked
 
 

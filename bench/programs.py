@@ -78,7 +78,10 @@ class Server:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def prepare(self, size: int) -> None:
-        """Make sure that `size` bytes can be handed out. Peers make theirs up."""
+        """Make sure that `size` bytes can be handed out, and take them for handed out. Peers make theirs up."""
+
+    def stock(self, size: int) -> None:
+        """Have `size` bytes ready, so that as many can be prepared later without any work of the server's."""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,9 @@ class AsyncRandomClient:
         self._books = Books(settings)
         self._route: Route | None = None
         self._callers: tuple[GrpcCaller, ...] = ()
-        self._local: EntropySource | None = None
         self._fallback: EntropySource | None = None
+        self._sources: list[EntropySource] = []
+        """Those of this machine that are read."""
         self._closing = asyncio.Event()
         self._pid = os.getpid()
         if settings.local_mixing:
@@ -57,6 +58,7 @@ class AsyncRandomClient:
             self._open_servers()
         else:
             self._local = _local_source(self._kind, settings.mock_seed)
+            self._sources.append(self._local)
         self._stock = Stock(settings) if settings.prefetch_bytes else None
         self._wake = asyncio.Event()
         self._filling: asyncio.Task[None] | None = None
@@ -68,6 +70,7 @@ class AsyncRandomClient:
         self._acceptance, self._sizes = Acceptance(settings), Sizes(settings)
         if settings.fallback_mode != "error":
             self._fallback = _local_source(settings.fallback_mode, settings.mock_seed)
+            self._sources.append(self._fallback)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, *, env_files: Sequence[Path] = ()) -> Self:
@@ -89,9 +92,10 @@ class AsyncRandomClient:
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)
-        for opened in (*self._callers, self._local, self._fallback):
-            if opened is not None:
-                await opened.close()
+        for caller in self._callers:
+            await caller.close()
+        for source in self._sources:
+            await source.close()
 
     async def read(self, n: int) -> bytes:
         """Return exactly `n` bytes, 1 to 1 GiB. As `draw`, without what is known of them."""
@@ -112,7 +116,8 @@ class AsyncRandomClient:
         if self._fallback is None or isinstance(failure, MISTAKES):
             self._books.failed()
             raise failure
-        return self._books.fell_back(await self._fallback.read(n), self._settings.fallback_mode, failure)
+        data = await self._fallback.read(n)
+        return self._books.fell_back(data, self._settings.fallback_mode, failure, stacklevel=3)
 
     def health_check(self) -> dict[str, Any]:
         """Return how the source does, as far as draws have shown; nothing is asked for it. Holds no key."""
@@ -128,14 +133,12 @@ class AsyncRandomClient:
         return self._books.drew(piece, prefetched=prefetched)
 
     async def _fetch(self, n: int) -> Piece:
-        if self._local is not None:
+        if self._route is None:
             return Piece(await self._local.read(n), CLASS_OF[self._kind])
-        return joined([await self._asked(part, size) for part, size in self._sizes.parts(n)])
+        return joined([await self._asked(part, size, self._route) for part, size in self._sizes.parts(n)])
 
-    async def _asked(self, part: int, size: int) -> Piece:
+    async def _asked(self, part: int, size: int, route: Route) -> Piece:
         """Return `part` bytes of a reply of `size`, after as many attempts as it takes and may take."""
-        route = self._route
-        assert route is not None  # noqa: S101
         server, attempts = route.first(), None
         while True:
             start_s = time.perf_counter()

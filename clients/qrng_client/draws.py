@@ -28,6 +28,7 @@ MIX_INPUT_BYTES, MIX_OUTPUT_BYTES = 40, 32
 """Mixing turns so many bytes of a source, and as many of this machine, into so many (NIST SP 800-90C: n + 64 bits)."""
 
 _LOG = logging.getLogger("qrng_client")
+_LOG.addHandler(logging.NullHandler())  # Unless somebody wants the log, the warning is enough.
 _REPEATED_BYTES = 16
 """Two replies that begin with so many equal bytes are one: by chance that happens once in 2**64, as hashes go."""
 
@@ -175,8 +176,8 @@ class Books:
         draws = self.count(len(piece.data))
         return Draw(piece.data, self._kind, piece.source_class, False, self._mixes, prefetched, draws, self.fallbacks)
 
-    def fell_back(self, data: bytes, mode: FallbackMode, failure: QrngError) -> Draw:
-        """Return what the fall-back brought as a draw, and warn of it."""
+    def fell_back(self, data: bytes, mode: FallbackMode, failure: QrngError, *, stacklevel: int) -> Draw:
+        """Return what the fall-back brought as a draw, and warn of it, so many calls above."""
         kind: SourceKind = "system" if mode == "system" else "mock_uniform"
         draws = self.count(len(data))
         with self._lock:
@@ -184,7 +185,7 @@ class Books:
         if fallbacks & (fallbacks - 1) == 0:
             text = f"{fallbacks} of {draws} draws came from the fall-back {kind} (QR_FALLBACK_MODE): {failure}"
             _LOG.warning(text)
-            warnings.warn(text, FallbackWarning, stacklevel=4)
+            warnings.warn(text, FallbackWarning, stacklevel=stacklevel)
         return Draw(data, kind, CLASS_OF[kind], True, False, False, draws, fallbacks)
 
     def failed(self) -> None:

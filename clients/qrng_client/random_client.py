@@ -191,7 +191,7 @@ class _Engine:
         if self._fallback is None or isinstance(failure, (*MISTAKES, ClientClosedError)):
             self._books.failed()
             raise failure
-        return self._books.fell_back(self._fallback(n), self._settings.fallback_mode, failure)
+        return self._books.fell_back(self._fallback(n), self._settings.fallback_mode, failure, stacklevel=5)
 
     def health(self) -> dict[str, Any]:
         return health_of(self._settings, self._route, self._books, self._keeper.stock if self._keeper else None)

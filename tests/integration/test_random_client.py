@@ -377,6 +377,8 @@ async def test_fall_back_says_so(
     ]
     assert (last.from_fallback, last.fallbacks, last.draws) == (False, 5, 7)
     assert [warning.category for warning in told] == [FallbackWarning] * 3
+    if kind is AsyncReader:  # the other one is called by a thread of asyncio's
+        assert {warning.filename for warning in told} == {__file__}
     assert str(told[-1].message).startswith("4 of 5 draws came from the fall-back system (QR_FALLBACK_MODE)")
     assert [record.name for record in caplog.records] == ["qrng_client"] * 3
 
