@@ -97,6 +97,8 @@ class Outcome:
     longest_us: float
     errors: int
     short_replies: int
+    first_error: str = ""
+    """What the first error said, where it said anything."""
 
     @property
     def whole(self) -> bool:
@@ -126,7 +128,7 @@ class Generator:
         if not line:
             raise RuntimeError("the generator ended; could it not connect?")
         seen: dict[str, Any] = json.loads(line)
-        return Outcome(**{name: seen[name] for name in Outcome.__dataclass_fields__})
+        return Outcome(**{name: value for name, value in seen.items() if name in Outcome.__dataclass_fields__})
 
 
 @contextmanager

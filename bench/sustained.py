@@ -96,6 +96,7 @@ def _of_front(outcome: Outcome, asked: int) -> dict[str, Any]:
     return {
         "replies": outcome.replies,
         "failed": lost,
+        "first_error": outcome.first_error,
         **{f"{name}_ms": round(getattr(outcome, f"{name}_us") / 1000, 3) for name in TIMES},
         "verdict": "met" if met else "missed",
     }

@@ -83,9 +83,10 @@ async def serving_http(
     """Serve `site` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
 
     Connections beyond `max_connections` are closed at once, others when they bring no whole request for
-    `idle_s` seconds, or leave a reply unread for as long. Leaving takes at most `grace_s` seconds: half of them
-    for running requests to finish, half for those that do not, to be told and to leave. When `tls` is renewed,
-    connections that were made before end with their next reply, as do those older than `max_age_s`.
+    `idle_s` seconds, or leave a reply unread for as long; with TLS, which waits for its own end, 30 s longer. Leaving
+    takes at most `grace_s` seconds: half of them for running requests to finish, half for those that do not, to be
+    told and to leave. When `tls` is renewed, connections that were made before end with their next reply, as do those
+    older than `max_age_s`.
     Raises ConfigError when it cannot listen there.
     """
     host, port = host_and_port(address)
@@ -240,7 +241,8 @@ class _Connection(web.RequestHandler):
         self.peer = _name_of(transport.get_extra_info("peername"))
         # Whom a certificate names is no part of what is sent.
         self._quiet = not transport.get_extra_info("peercert")
-        cast(asyncio.WriteTransport, transport).set_write_buffer_limits(0)  # uvloop's are one without saying so
+        # Not 0: with TLS nothing is as much as that, and nobody would be told that all was taken.
+        cast(asyncio.WriteTransport, transport).set_write_buffer_limits(1)
         super().connection_made(transport)
         self._wait_for_client()
         self._watch = self._loop.call_later(self._idle_s, self._look)
@@ -299,7 +301,9 @@ class _Connection(web.RequestHandler):
 
     def _finish(self, whole: bool) -> None:
         self._quiet = whole and not self._unread
-        self._wait_for_client()
+        self._arrived = None  # it may hold a key, and the connection may stay for long
+        if self._current_request is None:  # aiohttp may be at one that came before this reply
+            self._wait_for_client()
 
     async def _settled(self) -> None:
         """Wait for the reply to a request that came before and is not answered yet."""

@@ -20,7 +20,7 @@ from qrng_gateway.admission.access import Access, Pass
 from qrng_gateway.admission.addresses import Network, address_of, caller_address
 from qrng_gateway.admission.audit import AuditLog, Entry, Event
 from qrng_gateway.admission.guard import Guard
-from qrng_gateway.admission.limits import Limiter
+from qrng_gateway.admission.limits import Charge, Limiter
 from qrng_gateway.dispenser import Demand, Dispenser
 from qrng_gateway.observation.metrics import CallCounts
 from qrng_gateway.pool.claims import Claimed, Pack, ReplyLabel, as_they_are
@@ -112,7 +112,6 @@ class Call:
         "_desk",
         "_messages",
         "_paid",
-        "_passed",
         "_processing",
         "_scarce",
         "_source_class",
@@ -120,10 +119,13 @@ class Call:
         "_worth_a_line",
         "client",
         "method",
+        "passed",
         "peer",
         "refusal",
     )
 
+    passed: Pass
+    """What let it in; from `admit` on."""
     client: Client
     """Who calls; from `admit` on."""
 
@@ -158,7 +160,7 @@ class Call:
         desk.guard.check(origin)
         self._worth_a_line = True
         try:
-            self._passed = passed = identify()
+            self.passed = passed = identify()
         except AuthenticationError:
             desk.guard.blame(origin)
             raise
@@ -215,9 +217,7 @@ class Call:
         except BaseException:
             desk.limiter.refund(client, charge)
             raise
-        if charge.scarce:
-            self._scarce = True
-        self._remember(demand.size, claimed.label)
+        self._remember(demand.size, charge, claimed.label)
         return claimed
 
     async def dispense_in_time(
@@ -242,14 +242,12 @@ class Call:
         except BaseException:
             desk.limiter.refund(self.client, charge)
             raise
-        if charge.scarce:
-            self._scarce = True
-        self._remember(demand.size, claimed.label)
+        self._remember(demand.size, charge, claimed.label)
         return claimed
 
     def look_again(self) -> None:
         """Take the client as its record is now. Raises AuthenticationError when it is not to be served any more."""
-        self._passed = passed = self._desk.access.current(self._passed)
+        self.passed = passed = self._desk.access.current(self.passed)
         self.client = passed.client
 
     @contextmanager
@@ -279,6 +277,8 @@ class Call:
 
         For replies that pass by the thousand: metadata costs more than most of what else is done for one.
         """
+        if self._stream is not None and not self._scarce:  # its later requests are not looked at one by one
+            self._scarce = self._desk.limiter.is_scarce(self.client)
         return self.allowances() if self._scarce else ()
 
     def close(self, status: str) -> None:
@@ -287,9 +287,11 @@ class Call:
         if self._worth_a_line:
             self._write("call" if self._stream is None else "ended", status)
 
-    def _remember(self, size: int, label: ReplyLabel) -> None:
+    def _remember(self, size: int, charge: Charge, label: ReplyLabel) -> None:
         self._bytes += size
         self._messages += 1
+        if charge.scarce:
+            self._scarce = True
         if self._source_class is None:
             self._source_class, self._processing = label.source_class, label.processing
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import grpc.aio
 import pytest
 
 from qrng_gateway.engines.native import MAX_WAITING_THREADS
+from qrng_grpc.errors import ConfigError
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, StreamEntropyRequest, SubscribeEntropyRequest
 from tests.integration.fronts import Front, open_front, refused, until
@@ -105,11 +107,27 @@ async def test_a_client_that_leaves_a_waiting_call_takes_nothing() -> None:
         assert gateway.gateway.pool.level == 8
 
 
-async def test_two_gateways_do_not_share_a_port() -> None:
-    """A second one refuses to start, and says where it could not listen."""
-    async with running_gateway(**NATIVE) as gateway:
-        with pytest.raises(Exception, match=f"{gateway.client_address}: cannot listen there"):
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix:{}/grpc.sock"])
+async def test_two_gateways_do_not_listen_at_one_address(tmp_path: Path, address: str) -> None:
+    """A second one refuses to start, says where it could not listen, and leaves the first one's clients alone."""
+    async with running_gateway(listen_address=address.format(tmp_path), **NATIVE) as gateway:
+        with pytest.raises(ConfigError, match=f"{gateway.client_address}: cannot listen there"):
             await start_and_end(listen_address=gateway.client_address, **NATIVE)
+        await gateway.push(os.urandom(8))
+        async with open_front(gateway) as front:
+            reply = await front.entropy.GetEntropy(GetEntropyRequest(bytes_needed=8), metadata=front.key)
+            assert len(reply.data) == 8
+
+
+async def test_a_socket_that_a_gateway_left_behind_is_taken_over(tmp_path: Path) -> None:
+    """After a kill the next start needs nobody's help."""
+    path = tmp_path / "grpc.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with running_gateway(listen_address=f"unix:{path}", **NATIVE) as gateway, open_front(gateway) as front:
+        await gateway.push(os.urandom(8))
+        reply = await front.entropy.GetEntropy(GetEntropyRequest(bytes_needed=8), metadata=front.key)
+        assert len(reply.data) == 8
 
 
 async def start_and_end(**settings: Any) -> None:

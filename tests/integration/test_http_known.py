@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from qrng_grpc.certs import Authority
 from qrng_grpc.config import host_and_port
 from qrng_grpc.http_replies import Again, Reply
-from qrng_grpc.http_serving import LONGEST_KNOWN, MAX_KNOWN, Known, Site, serving_http
+from qrng_grpc.http_serving import IDLE_S, LONGEST_KNOWN, MAX_KNOWN, Known, Site, serving_http
 
 REQUEST = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 OTHER = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -31,8 +34,14 @@ class Teller:
         self.open.set()
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
+        self.reading = asyncio.Event()
+        self.slow = asyncio.Event()
+        """Until then a request for /slow that is read waits."""
 
     async def answer(self, request: web.BaseRequest) -> Reply:
+        if request.path == "/slow":
+            self.reading.set()
+            await self.slow.wait()
         reply = Reply(f"read {request.path}".encode())
         reply.again = Again(lambda _peer: None if self.forgets else self.again(request.path), "X-Again: yes\r\n")
         return reply
@@ -84,23 +93,42 @@ async def served(teller: Teller, **settings: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[Client]:
-    client = Client(*await asyncio.open_connection(*host_and_port(address)))
+async def connected(address: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    client = Client(*await asyncio.open_connection(*host_and_port(address), ssl=tls))
     try:
         yield client
     finally:
         client.leave()
 
 
-async def test_a_request_is_read_once() -> None:
+class Tls:
+    """What a server shows, and clients believe; nothing, where there is no TLS."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.server = self.client = None
+        if directory is not None:
+            authority = Authority.create("qrng test CA")
+            authority.server(["127.0.0.1"]).save(directory / "server.pem", directory / "server.key", force=True)
+            self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.server.load_cert_chain(directory / "server.pem", directory / "server.key")
+            self.client = ssl.create_default_context(cadata=authority.issued.certificate.decode())
+
+
+@pytest.fixture(params=["HTTP", "HTTPS"])
+def tls(request: pytest.FixtureRequest, tmp_path: Path) -> Tls:
+    """A test that uses this runs without TLS and with it."""
+    return Tls(tmp_path if request.param == "HTTPS" else None)
+
+
+async def test_a_request_is_read_once(tls: Tls) -> None:
     """The second time it is known, on any connection, and another one is not."""
-    async with served(Teller()) as address:
-        async with connected(address) as client:
+    async with served(Teller(), tls=tls.server) as address:
+        async with connected(address, tls.client) as client:
             assert [await client.ask(REQUEST) for _ in range(3)] == ["read /a", "again /a", "again /a"]
             assert "X-Again: yes" in client.head
             assert "Cache-Control: no-store" in client.head
             assert [await client.ask(OTHER) for _ in range(2)] == ["read /b", "again /b"]
-        async with connected(address) as client:
+        async with connected(address, tls.client) as client:
             assert await client.ask(REQUEST) == "again /a"
 
 
@@ -213,14 +241,41 @@ async def test_a_connection_is_kept_while_requests_come() -> None:
         assert await client.end() == b""
 
 
-async def test_an_old_connection_ends_with_its_reply() -> None:
+async def test_a_connection_is_kept_while_a_request_is_answered() -> None:
+    """However long that takes, also when it came before the reply to one that is known."""
+    teller = Teller()
+    async with served(teller, idle_s=0.1) as address, connected(address) as client:
+        await client.ask(REQUEST)
+        teller.open.clear()
+        client.send(REQUEST)
+        await teller.waiting.wait()
+        client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await teller.reading.wait()
+        teller.open.set()
+        assert await client.reply() == "again /a"
+        asyncio.get_running_loop().call_later(0.4, teller.slow.set)
+        assert await client.reply() == "read /slow"
+
+
+async def test_an_old_connection_ends_with_its_reply(tls: Tls) -> None:
     """Whether a request is known or not, the reply says so and the connection is closed."""
-    async with served(Teller(), max_age_s=0.0) as address:
+    async with served(Teller(), max_age_s=0.0, tls=tls.server) as address:
         for expected in ("read /a", "again /a"):
-            async with connected(address) as client:
+            async with connected(address, tls.client) as client:
                 assert await client.ask(REQUEST) == expected
                 assert "Connection: close" in client.head
-                assert await client.end() == b""
+                async with asyncio.timeout(IDLE_S / 2):
+                    assert await client.end() == b""
+
+
+async def test_a_connection_without_a_request_delays_no_end(tls: Tls) -> None:
+    """The end of the server waits for what is being answered, and for nothing else."""
+    serving = served(Teller(), grace_s=60.0, tls=tls.server)
+    async with connected(await serving.__aenter__(), tls.client) as client:
+        assert await client.ask(REQUEST) == "read /a"
+        async with asyncio.timeout(20):
+            await serving.__aexit__(None, None, None)
+        assert await client.end() == b""
 
 
 async def test_a_client_that_does_not_read_is_closed() -> None:

@@ -1,7 +1,8 @@
 """Who may have entropy: API keys and client certificates, and the client that each stands for.
 
 Idea: the gateway keeps SHA-256 digests of its keys, not the keys. A presented key is hashed, and a keyed hash of
-that, under a secret that this process made up, is looked up among those of all keys. So the cost is the
+that, under a secret that this process made up, is looked up among those of all keys; one that opened lately is known
+by a keyed hash of itself, which takes less. So the cost is the
 same for one key and for thousands, and time tells nothing: what is compared is unrelated to what was
 presented for anyone who does not have the secret, so that a key which is nearly right is as far off as any
 other, and no sequence of guesses comes closer. Revoked keys are not among those looked up, and go the way
@@ -234,6 +235,7 @@ class Access:
             return False
         self._records = records
         self._grants = self._granted()
+        self._tags.clear()  # a key that opens no more must not be refused sooner than one that never did
         if file.mistakes:
             lost = sorted(now.client.client_id for now, was in zip(records, before, strict=True) if now != was)
             get_log().warning("client_keys_withdrawn", client_ids=lost)

@@ -127,7 +127,11 @@ class Limiter:
             address_wait_ns = rate.wait_ns(rate.after(self._addresses.get(address, 0), now_ns, 1), now_ns)
             whose = "client" if wait_ns >= address_wait_ns else "address"
             raise _refusal(f"too many requests from this {whose}", max(wait_ns, address_wait_ns))
-        return account.requests_full_ns - now_ns > account.requests.depth_ns >> 1
+        return account.is_scarce(now_ns)
+
+    def is_scarce(self, client: Client) -> bool:
+        """Say whether less than half of what `client` may send at once is left."""
+        return self._account_of(client).is_scarce(self._monotonic_ns())
 
     def admit_more(self, client: Client, address: str) -> bool:
         """Count one more request of a stream, if there is room for it now; else count nothing and return False."""
@@ -303,6 +307,9 @@ class _Account:
         self.bytes = None
         self.requests_full_ns = 0
         self.bytes_full_ns = 0
+
+    def is_scarce(self, now_ns: int) -> bool:
+        return self.requests_full_ns - now_ns > self.requests.depth_ns >> 1
 
     def is_full(self, now_ns: int) -> bool:
         return self.requests_full_ns <= now_ns and self.bytes_full_ns <= now_ns

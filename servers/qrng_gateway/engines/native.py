@@ -17,11 +17,14 @@ a listener which only this machine can reach.
 from __future__ import annotations
 
 import asyncio
+import socket
 import tempfile
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from errno import EAGAIN
 from pathlib import Path
 from threading import Thread
 from time import monotonic
@@ -272,6 +275,8 @@ class NativeServer(grpc.aio.Server):
 
     def add_insecure_port(self, address: str) -> int:
         """Bind to HOST:PORT, or unix:PATH. Raises RuntimeError when that cannot be."""
+        if _is_served(address):
+            raise RuntimeError(f"somebody serves at {address}")
         try:
             self._front = NativeGrpcFront(
                 address,
@@ -296,10 +301,10 @@ class NativeServer(grpc.aio.Server):
     async def start(self) -> None:
         """Serve."""
         self._directory = tempfile.TemporaryDirectory(prefix="qrng-engine-")
-        socket = str(Path(self._directory.name) / "socket")
-        self._fallback.add_insecure_port(f"unix:{socket}")
+        private = str(Path(self._directory.name) / "socket")
+        self._fallback.add_insecure_port(f"unix:{private}")
         await self._fallback.start()
-        self._front.set_fallback(socket)
+        self._front.set_fallback(private)
         self._front.add_methods([(path, method.streams) for path, method in self._methods.items()])
         self._table = list(self._methods.values())
         self._loop = asyncio.get_running_loop()
@@ -436,6 +441,17 @@ def _behaviour(handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
         filter(None, (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream))
     )
     return behaviour
+
+
+def _is_served(address: str) -> bool:
+    """Say whether somebody listens at a Unix socket: the front would put its own in the place of any."""
+    family, _, path = address.partition(":")
+    if family != "unix":
+        return False
+    with socket.socket(socket.AF_UNIX) as visitor, suppress(OSError):  # a path may be too long for a socket
+        visitor.setblocking(False)
+        return visitor.connect_ex(path) in (0, EAGAIN)
+    return False
 
 
 def _on_this_machine(peer: str) -> str:

@@ -20,7 +20,7 @@ from qrng_gateway.dispenser import Demand
 from qrng_gateway.pool.claims import Claimed, Pack, ReplyLabel
 from qrng_gateway.pool.lane import ChunkRange
 from qrng_grpc.errors import InvalidRequestError
-from qrng_grpc.labels import Processing, SourceClass
+from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.v1 import entropy_pb2
 from qrng_grpc.wire import CLASSES, CUSTODIES, PROCESSINGS, VERDICTS
 
@@ -35,6 +35,8 @@ _KEPT = 1024
 """Requests, and labels, that are kept."""
 _LONGEST_KEPT = 64
 """Bytes of the longest request that is kept; an honest one has half as many."""
+_TIMES = ReplyLabel._fields.index("generation_ns")
+"""Where the times of a label begin, which are its last fields."""
 _DATA_TAG = b"\x0a"
 """Field 1, and that its length follows."""
 
@@ -151,17 +153,31 @@ def _sequence_field(sequence_id: int) -> bytes:
 
 @lru_cache(_KEPT)
 def _label_fields(label: ReplyLabel) -> bytes:
+    message = _untimed(*label[:_TIMES])
+    message.generation_timestamp_ns = label.generation_ns
+    message.capture_start_ns = label.capture_start_ns
+    message.capture_end_ns = label.capture_end_ns
+    return message.SerializeToString()
+
+
+@lru_cache(_KEPT)
+def _untimed(
+    device_id: str,
+    collector_id: str,
+    source_class: SourceClass,
+    processing: Processing,
+    custody: Custody,
+    health_verdict: HealthVerdict,
+) -> entropy_pb2.GetEntropyResponse:
+    """Return a message with what all bytes of an origin have in common, for the times to be set in it."""
     return entropy_pb2.GetEntropyResponse(
-        generation_timestamp_ns=label.generation_ns,
-        device_id=label.device_id,
-        source_class=CLASSES.to_proto(label.source_class),
-        processing=PROCESSINGS.to_proto(label.processing),
-        custody=CUSTODIES.to_proto(label.custody),
-        health_verdict=VERDICTS.to_proto(label.health_verdict),
-        collector_id=label.collector_id,
-        capture_start_ns=label.capture_start_ns,
-        capture_end_ns=label.capture_end_ns,
-    ).SerializeToString()
+        device_id=device_id,
+        source_class=CLASSES.to_proto(source_class),
+        processing=PROCESSINGS.to_proto(processing),
+        custody=CUSTODIES.to_proto(custody),
+        health_verdict=VERDICTS.to_proto(health_verdict),
+        collector_id=collector_id,
+    )
 
 
 def _range_message(one: ChunkRange) -> entropy_pb2.ChunkRange:

@@ -91,6 +91,11 @@ def label_of(used: list[Stored]) -> ReplyLabel:
     return _ending(first, max([chunk.capture_end_ns for chunk in used]))
 
 
+def label_of_two(oldest: Stored, following: Stored) -> ReplyLabel:
+    """Return what bytes of two chunks of one origin are, in the order of their capture."""
+    return _ending(label_of_one(oldest), max(oldest.capture_end_ns, following.capture_end_ns))
+
+
 def label_of_one(chunk: Stored) -> ReplyLabel:
     """Return what bytes of `chunk` are."""
     if chunk.label is None:

@@ -251,6 +251,28 @@ class Lane:
         self.level -= len(view)
         chunk.wipe_front(view)
 
+    def oldest_two(self, n: int, before_ns: int) -> tuple[Stored, Stored] | None:
+        """Return the two oldest chunks, if `n` bytes of one origin are all of one and some, but not all, of the other.
+
+        None as well when they were captured before `before_ns`. What claims as large as chunks take from: see
+        `remove_across`.
+        """
+        two = self._chunks[self._head : self._head + 2]
+        if len(two) < 2:
+            return None
+        oldest, following = two
+        fits = 0 < n - len(oldest) < len(following)
+        if fits and oldest.origin is following.origin and oldest.capture_start_ns >= before_ns:
+            return oldest, following
+        return None
+
+    def remove_across(self, oldest: Stored, all_of_it: memoryview, following: Stored, front: memoryview) -> None:
+        """Overwrite the views of what `oldest_two` returned, and move past them."""
+        self.level -= len(all_of_it) + len(front)
+        oldest.wipe_front(all_of_it)
+        following.wipe_front(front)
+        self._remove(self._head, self._head + 1)
+
     def expire(self, before_ns: int) -> int:
         """Destroy chunks captured before `before_ns`. Returns their bytes."""
         if not self.level or self._chunks[self._head].capture_start_ns >= before_ns:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal
 
-from qrng_gateway.pool.claims import Claimed, ClaimSpec, Pack, as_they_are, label_of, label_of_one
+from qrng_gateway.pool.claims import Claimed, ClaimSpec, Pack, as_they_are, label_of, label_of_one, label_of_two
 from qrng_gateway.pool.forecast import Forecast
 from qrng_gateway.pool.intake import Intake
 from qrng_gateway.pool.lane import FOREVER_NS, Lane, Origin, Stored
@@ -439,12 +439,16 @@ class Pool:
             promised[lane] = min(from_ns, promised.get(lane, FOREVER_NS))
 
     def _from_oldest(self, n: int, lanes: Iterable[Lane], pack: Pack) -> Claimed | None:
-        """Take `n` bytes, whatever their age, out of one chunk; or nothing where that is not all there is to it."""
+        """Take `n` bytes, whatever their age, out of one chunk or two; or nothing where that is not all there is to it.
+
+        What `_attempt` does too, in few steps.
+        """
         for lane in lanes:
             if lane.level >= n:
-                chunk = lane.oldest(n, self._clock.now_ns() - self._ttl_ns)
+                expired_ns = self._clock.now_ns() - self._ttl_ns
+                chunk = lane.oldest(n, expired_ns)
                 if chunk is None:
-                    return None
+                    return self._from_oldest_two(n, lane, expired_ns, pack)
                 label = chunk.label or label_of_one(chunk)
                 view = chunk.front(n)
                 data = pack((view,), label, n)
@@ -453,6 +457,20 @@ class Pool:
                 self.counters.claims += 1
                 return Claimed(data, label)
         return None
+
+    def _from_oldest_two(self, n: int, lane: Lane, expired_ns: int, pack: Pack) -> Claimed | None:
+        two = lane.oldest_two(n, expired_ns)
+        if two is None:
+            return None
+        oldest, following = two
+        label = label_of_two(oldest, following)
+        all_of_it = oldest.front(n)
+        front = following.front(n - len(all_of_it))
+        data = pack((all_of_it, front), label, n)
+        lane.remove_across(oldest, all_of_it, following, front)
+        self.counters.served += n
+        self.counters.claims += 1
+        return Claimed(data, label)
 
     def _from_reserve(self, n: int, spec: ClaimSpec, pack: Pack, client: str) -> Claimed | None:
         """Take `n` bytes now of those that are kept for `client`, or nothing."""

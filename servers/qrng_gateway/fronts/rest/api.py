@@ -134,15 +134,10 @@ class RestApi:
 
     def _admit(self, call: Call, request: web.BaseRequest) -> _Admitted:
         """Let `request` in. Raises what `Call.admit` does."""
-        passes: list[Pass] = []
-
-        def identify() -> Pass:
-            passes.append(self._client(request))
-            return passes[0]
-
         forwarded = request.headers.getall("X-Forwarded-For", []) if self._desk.trusted_proxies else []
-        call.admit(identify, ",".join(forwarded))
-        return _Admitted(passes[0], ",".join(forwarded))
+        forwarded_for = ",".join(forwarded)
+        call.admit(partial(self._client, request), forwarded_for)
+        return _Admitted(call.passed, forwarded_for)
 
     def _client(self, request: web.BaseRequest) -> Pass:
         presented = [bearer_key(value) for value in request.headers.getall(hdrs.AUTHORIZATION, [])]

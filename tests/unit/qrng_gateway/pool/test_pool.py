@@ -51,6 +51,21 @@ async def test_served_bytes_are_overwritten(clock):
     assert bytes(buffer) == bytes(20) + one.data[20:]
 
 
+@pytest.mark.parametrize("size", [100, 101, 150, 200])
+async def test_bytes_of_two_chunks_are_overwritten_in_both(clock, size):
+    """Where a claim ends in the next chunk, at its border or within it, all it took is zero, and all else is left."""
+    pool = make_pool(clock)
+    blocks = [block(100, clock), block(100, clock)]
+    put(pool, *blocks)
+    buffers = [stored._buffer for stored in pool._lanes[SourceClass.QUANTUM, Processing.NONE]]
+    whole = b"".join(one.data for one in blocks)
+    claimed = await pool.claim(size, ANY, "c", NOW)
+    assert claimed.data == whole[:size]
+    assert b"".join(buffers) == bytes(size) + whole[size:]
+    assert (pool.level, pool.counters.served, pool.counters.claims) == (200 - size, size, 1)
+    assert balanced(pool)
+
+
 async def test_small_rests_keep_no_large_chunks_alive(clock):
     """A client that takes all but a byte of each youngest chunk leaves single bytes behind, not the chunks."""
     pool = make_pool(clock)
@@ -160,6 +175,28 @@ async def test_a_label_is_the_weakest_of_its_bytes(clock):
     assert (label.capture_start_ns, label.capture_end_ns, label.generation_ns) == (early, late + 5, early + 2)
 
 
+async def test_a_label_reaches_over_the_capture_of_two_chunks(clock):
+    """Its times are those of the bytes themselves: not of a chunk that gave none, nor of the last alone."""
+    pool = make_pool(clock)
+    label = BlockLabel(("dev",), SourceClass.QUANTUM)
+    spans = [(10, 40), (20, 30), (30, 60)]
+    now_ns = clock.now_ns()
+    put(pool, *(Block(bytes(100), now_ns + start, now_ns + end, label) for start, end in spans))
+    seen = [(await pool.claim(n, ANY, "c", NOW)).label for n in (100, 20, 100, 80)]
+    assert [(one.generation_ns, one.capture_start_ns, one.capture_end_ns) for one in seen] == [
+        (now_ns + generated, now_ns + start, now_ns + end)
+        for generated, start, end in [(40, 10, 40), (30, 20, 30), (30, 20, 60), (60, 30, 60)]
+    ]
+
+
+async def test_two_chunks_of_different_collectors_name_both(clock):
+    """Bytes of one lane that two collectors captured are labelled with either's name."""
+    pool = make_pool(clock)
+    assert pool.store(block(100, clock), "lab-a")
+    assert pool.store(block(100, clock), "lab-b")
+    assert (await pool.claim(150, ANY, "c", NOW)).label.collector_id == "lab-a,lab-b"
+
+
 async def test_a_label_names_sixteen_devices_at_most(clock):
     """A reply from very many devices says that there are more, and stays small."""
     pool = make_pool(clock)
@@ -201,6 +238,18 @@ async def test_bytes_past_the_age_limit_are_never_served(clock):
         await pool.claim(1, ANY, "c", NOW)
     assert pool.counters.expired == 8
     assert balanced(pool)
+
+
+async def test_a_chunk_past_the_age_limit_gives_nothing_to_a_claim_that_reaches_into_the_next(clock):
+    """It is destroyed, and the claim begins with what is young enough; where that is too little, nothing is taken."""
+    pool = make_pool(clock)
+    young = block(100, clock, age_s=-1)
+    put(pool, block(100, clock), young)
+    clock.advance(3600.5)
+    with pytest.raises(PoolShortError):
+        await pool.claim(150, ANY, "c", NOW)
+    assert (pool.level, pool.counters.expired) == (100, 100)
+    assert (await pool.claim(100, ANY, "c", NOW)).data == young.data
 
 
 async def test_a_full_pool_drops_its_oldest(clock):
