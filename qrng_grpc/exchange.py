@@ -100,6 +100,7 @@ class GrpcStatusError(SourceError):
         retry_after_s: float | None = None,
         symptom: Symptom | None = None,
         told: QrngError | None = None,
+        forbids_retry: bool = False,
     ) -> None:
         super().__init__(f"the call to the source ended with status {status}", retry_after_s=retry_after_s)
         self.status = status
@@ -107,6 +108,8 @@ class GrpcStatusError(SourceError):
         self.symptom = symptom
         self.told = told
         """The error that a server of this project raised, without its text."""
+        self.forbids_retry = forbids_retry
+        """Whether the server said that nobody should try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,7 @@ class GrpcMethod:
             raise ValueError("mode: expected unary, server_streaming or bidi_streaming")
         if not 1 <= self.max_request_bytes <= min(MAX_REQUEST_BYTES, MAX_COUNT):
             raise ValueError(f"max_request_bytes: expected 1 to {MAX_REQUEST_BYTES}")
-        if _HEADER.fullmatch(self.api_key_header) is None:
-            raise ValueError("api_key_header: expected a name of metadata for text, in lower case")
+        checked_header(self.api_key_header)
 
 
 def exchange_options(method: GrpcMethod) -> tuple[tuple[str, int], ...]:
@@ -154,6 +156,13 @@ def exchange_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
 def exchange_metadata(method: GrpcMethod, api_key: SecretStr | None) -> Metadata:
     """Return what every call carries beside its request. Raises ValueError for a key that cannot travel."""
     return () if api_key is None else ((method.api_key_header, checked_key(api_key)),)
+
+
+def checked_header(header: str) -> str:
+    """Return the name of the metadata in which a key travels. Raises ValueError when it cannot be one."""
+    if _HEADER.fullmatch(header) is None:
+        raise ValueError("api_key_header: expected a name of metadata for text, in lower case")
+    return header
 
 
 def checked_key(api_key: SecretStr) -> str:
@@ -180,16 +189,21 @@ def failure_of_call(
         return MalformedReplyError("the reply is larger than any that this request calls for")
     beside = tuple(trailers or ())
     symptom = next((symptom for known, symptom in _SYMPTOMS if known in words), None)
-    retry_after_s = pushback_s(beside) if status in _PUSHING_BACK else None
+    hint_s = pushback_s(beside)
     return GrpcStatusError(
-        status, retry_after_s=retry_after_s, symptom=symptom, told=error_from_trailers(beside, status)
+        status,
+        retry_after_s=hint_s if status in _PUSHING_BACK else None,
+        symptom=symptom,
+        told=error_from_trailers(beside, status),
+        forbids_retry=hint_s is None and any(key == PUSHBACK_KEY for key, _ in beside),
     )
 
 
 def pushback_s(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
     """Return the seconds that `grpc-retry-pushback-ms` names (gRFC A6), 0 to 3600.
 
-    None when it names none, or says with a negative number that nobody should try again.
+    None when it is not there; and when it says, with a negative number or anything else that is no time, that nobody
+    should try again.
     """
     value = next((value for key, value in metadata if key == PUSHBACK_KEY), "")
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value

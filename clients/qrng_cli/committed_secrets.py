@@ -24,7 +24,8 @@ from qrng_grpc.files import refuse_shared
 _IN_YAML = re.compile(r"^[\s#]*#\s*([A-Za-z_]\w*):\s+(\S+)\s*$", re.MULTILINE)
 """A setting of a YAML file that is switched off."""
 _ASSIGNED = re.compile(
-    r"""([A-Za-z][\w.-]*)["']?[ \t]*[=:](\s*\[[^\]]*\]|(?:\s*\n[\s#]*-[ \t]+.*)+|[ \t]*["']?(?:Bearer[ \t]+)?[^\s"',;]+)""",
+    r"""(?<![\w.-])([A-Za-z][\w.-]*)["']?[ \t]*[=:]"""
+    r"""([ \t]*\[[^\]]{0,4096}\]|(?:[ \t]*\n[ \t#]*-[ \t]+.*)+|[ \t]*["']?(?:Bearer[ \t]+)?[^\s"',;]+)""",
     re.IGNORECASE,
 )
 """A name, and what is assigned to it: a list in brackets, a list in lines, or a word."""

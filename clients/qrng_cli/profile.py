@@ -134,7 +134,7 @@ def _prefix_of(name: str) -> str:
 
 
 def _masked(name: str, value: str) -> str:
-    """Return `value` with *** for the secrets in it; a placeholder is none."""
+    """Return `value` with *** for the secrets in it, and for JSON that is none; a placeholder is no secret."""
     # Imports what reads settings, which `qrng profile list` does without.
     from qrng_cli.stand_ins import is_secret  # noqa: PLC0415
 
@@ -148,7 +148,7 @@ def _masked(name: str, value: str) -> str:
     try:
         tree = json.loads(value) if value.startswith(("[", "{")) else value
     except ValueError:
-        tree = value
+        tree = "***" if '"' in value else value  # an address in brackets, or JSON of which nobody knows what is in it
     return str(masked(tree, name)) if isinstance(tree, str) else json.dumps(masked(tree, name))
 
 

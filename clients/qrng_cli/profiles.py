@@ -57,9 +57,9 @@ class Profile:
 
     @property
     def title(self) -> str:
-        """What it says of itself: the first sentence of the comment it begins with."""
+        """What it says of itself: the first sentence of the comment it begins with, without settings in it."""
         text = self.env_file.read_text(encoding="utf-8", errors="replace")
-        comment = re.match(r"(?:#.*\n?)*", text)
+        comment = re.match(r"(?:#(?!.*=).*\n?)*", text)
         words = " ".join(line.lstrip("# ") for line in (comment[0] if comment else "").splitlines())
         sentence = re.match(r"(.*?)\.(?=\s|$)", words.removeprefix("Profile: "))
         return sentence[1] if sentence else words

@@ -106,7 +106,6 @@ def command(
 
 def _config(kind: str, settings: tuple[tuple[str, str], ...], listener: dict[str, Any]) -> SourceServerConfig:
     """Return the configuration. Raises ConfigError with every mistake."""
-    from qrng_grpc.config import describe_mistake  # noqa: PLC0415
     from qrng_source_server.config import SourceServerConfig  # noqa: PLC0415
 
     _refuse_secrets(kind, settings)
@@ -114,7 +113,19 @@ def _config(kind: str, settings: tuple[tuple[str, str], ...], listener: dict[str
     try:
         return SourceServerConfig(source=source, **listener)
     except ValidationError as error:
-        raise ConfigError([describe_mistake(mistake, SourceServerConfig) for mistake in error.errors()]) from None
+        raise ConfigError([_told(mistake, kind) for mistake in error.errors()]) from None
+
+
+def _told(mistake: Any, kind: str) -> str:
+    """Return a mistake as one line, by the name of the setting; of a source with the nearest that its kind has."""
+    from qrng_grpc.config import describe_mistake  # noqa: PLC0415
+    from qrng_grpc.sources.kinds import settings_of  # noqa: PLC0415
+    from qrng_source_server.config import SourceServerConfig  # noqa: PLC0415
+
+    first, *inside = mistake["loc"] or ("",)
+    if first == "source" and inside:
+        return f"source.{describe_mistake(mistake | {'loc': tuple(inside)}, settings_of(kind))}"
+    return describe_mistake(mistake, SourceServerConfig)
 
 
 def _refuse_secrets(kind: str, settings: tuple[tuple[str, str], ...]) -> None:

@@ -69,6 +69,8 @@ def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Pla
     env_files = (demo_file, profile) if profile is not None else (demo_file,)
     state_dirs = (var / "gateway", var / "collector")
 
+    beside_demo = environ | (dotenv_values(profile) if profile is not None else {})
+    _refuse_signing_keys(beside_demo)
     _check_both(environ, env_files, _unknown(settings))
     serve = _load(gateway.GatewayConfig, gateway.ENV_PREFIX, environ, env_files, {"state_dir": str(state_dirs[0])})
     addresses = {
@@ -77,7 +79,7 @@ def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Pla
     client, push, rest = (_reachable(name, address) for name, address in addresses.items())
 
     wanted = {"state_dir": str(state_dirs[1])}
-    if _PUSH_URL not in environ | (dotenv_values(profile) if profile is not None else {}):
+    if _PUSH_URL not in beside_demo:
         wanted["push_url"] = push
     collect = _load(collector.CollectorConfig, collector.ENV_PREFIX, environ, env_files, wanted)
     keep_address(demo_file, demo, client)
@@ -107,6 +109,15 @@ def _unknown(settings: Mapping[str, str]) -> list[str]:
         for name in settings
         if not name.upper().startswith(prefixes)
     ]
+
+
+def _refuse_signing_keys(given: Mapping[str, str | None]) -> None:
+    """Refuse signing keys of the site's own, which go ill with the one that is made here. Raises ConfigError."""
+    files = [prefix + "SIGNING_KEYS_FILE" for prefix in (gateway.ENV_PREFIX, collector.ENV_PREFIX)]
+    theirs = [name for name in files if any(name == one.upper() and file for one, file in given.items())]
+    if theirs:
+        run = "`qrng up` makes a signing key itself; for others run `qrng gateway` and `qrng collector`"
+        raise ConfigError([f"{name}: {run}" for name in theirs])
 
 
 def _check_both(environ: Mapping[str, str], env_files: Any, unknown: list[str]) -> None:

@@ -22,7 +22,7 @@ ID = "stand-in"
 
 _SECRET_NAME = re.compile(
     r"(^|[._-])(secret|secret_key|passw(or)?d|passphrase|token|api[-_]?keys?|[a-z0-9]+-key|private_key|auth|authorization"
-    r"|credentials?|cookie|grpc_request_prefix)(\.\d+)?$",
+    r"|credentials?|cookie)(\.\d+)?$",
     re.IGNORECASE,
 )
 _SECRET_IN_URL = re.compile(

@@ -5,13 +5,15 @@ Idea: every call asks for what it carries, so this is also where a client that w
 
 from __future__ import annotations
 
-import re
+import os
+
+from pydantic import SecretStr
 
 from qrng_grpc.errors import ConfigError, QrngError
+from qrng_grpc.exchange import Metadata, checked_header, checked_key
 
-Metadata = tuple[tuple[str, str], ...]
-
-_PRINTABLE = re.compile(r"[!-~]+")
+API_KEY_HEADER = "api-key"
+"""The metadata in which a key travels, where nobody says."""
 
 
 class ClientClosedError(QrngError):
@@ -23,26 +25,37 @@ class ClientClosedError(QrngError):
 class Access:
     """What calls carry to be let in. Never shows the key, and forgets it when closed.
 
-    Raises ConfigError when the key could not travel as metadata: gRPC would quote it in its own error.
+    It is of one process: grpc has closed a forked child's channels, and says so in no words that a caller could know.
+    Raises ConfigError when key or header could not travel as metadata: gRPC would quote them in its own error.
     """
 
-    __slots__ = ("_metadata",)
+    __slots__ = ("_metadata", "_pid")
 
-    def __init__(self, api_key: str | None) -> None:
-        if api_key and not _PRINTABLE.fullmatch(api_key):
-            raise ConfigError(["API key: only printable ASCII characters without spaces can be sent"])
-        self._metadata: Metadata | None = (("api-key", api_key),) if api_key else ()
+    def __init__(self, api_key: str | None, header: str = API_KEY_HEADER) -> None:
+        self._metadata: Metadata | None = _metadata(api_key, header)
+        self._pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"Access({'with' if self._metadata else 'without'} a key)"
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata of a call. Raises ClientClosedError after `close`."""
+        """The metadata of a call. Raises ClientClosedError after `close`, and QrngError in a forked child."""
         if self._metadata is None:
             raise ClientClosedError("the client is closed")
+        if os.getpid() != self._pid:
+            raise QrngError("this client belongs to the parent process; make a new one after a fork")
         return self._metadata
 
     def close(self) -> None:
         """Let no call begin any more."""
         self._metadata = None
+
+
+def _metadata(api_key: str | None, header: str) -> Metadata:
+    try:
+        checked_header(header)
+        return ((header, checked_key(SecretStr(api_key))),) if api_key else ()
+    except ValueError as error:
+        mistake = str(error)
+    raise ConfigError([mistake])

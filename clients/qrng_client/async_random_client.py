@@ -43,6 +43,7 @@ class AsyncRandomClient:
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
         self._settings = settings = settings or ClientSettings()
+        settings.check_source_is_said()
         self._kind = settings.entropy_source_type
         self._books = Books(settings)
         self._route: Route | None = None
@@ -92,6 +93,8 @@ class AsyncRandomClient:
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)
+        if self._stock is not None:
+            self._stock.discard()
         for caller in self._callers:
             await caller.close()
         for source in self._sources:
@@ -121,7 +124,7 @@ class AsyncRandomClient:
 
     def health_check(self) -> dict[str, Any]:
         """Return how the source does, as far as draws have shown; nothing is asked for it. Holds no key."""
-        return health_of(self._settings, self._route, self._books, self._stock)
+        return health_of(self._settings, self._route, self._books, self._stock, closed=self._closing.is_set())
 
     async def _drawn(self, n: int) -> Draw:
         needed = mix_input(n) if self._settings.local_mixing else n
@@ -187,8 +190,9 @@ class AsyncRandomClient:
             if stock.room < size:
                 await _at_most(LOOK_S, self._wake.wait)
                 continue
+            asked_s = stock.now_s()
             try:
-                stock.add(await self._fetch(size))
+                stock.add(await self._fetch(size), asked_s)
             except QrngError as error:
                 await asyncio.sleep(waits.failed(at_least_s=error.retry_after_s or 0.0))
             else:

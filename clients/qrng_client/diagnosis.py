@@ -76,7 +76,7 @@ def course_of(failure: QrngError) -> Course:
     """Return what may be done about `failure` of one exchange."""
     if isinstance(failure, MalformedReplyError | WeakerSourceError):
         return Course.ELSEWHERE
-    if not isinstance(failure, GrpcStatusError):
+    if not isinstance(failure, GrpcStatusError) or failure.forbids_retry:
         return Course.FINAL
     if failure.status in _HINTED and failure.retry_after_s is not None:
         return Course.AGAIN

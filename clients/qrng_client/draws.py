@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +30,10 @@ MIX_INPUT_BYTES, MIX_OUTPUT_BYTES = 40, 32
 
 _LOG = logging.getLogger("qrng_client")
 _LOG.addHandler(logging.NullHandler())  # Unless somebody wants the log, the warning is enough.
-_REPEATED_BYTES = 16
-"""Two replies that begin with so many equal bytes are one: by chance that happens once in 2**64, as hashes go."""
+REMEMBERED_REPLIES = 1024
+"""So many replies back one is known again."""
+KNOWN_BY_BYTES = 8
+"""By so many first bytes. By chance, one reply in 2**53 begins as one of the remembered does."""
 
 
 class FallbackWarning(UserWarning):
@@ -73,18 +76,23 @@ class Piece:
 
 
 class Acceptance:
-    """What a server's replies must be, beyond their size."""
+    """What a server's replies must be, beyond their size.
+
+    A reply that begins as an earlier one did is that reply again, from a cache or a generator that is stuck, and would
+    make two callers draw the same. Such accidents are what is found out. No check of bytes proves them random: who
+    wants to foresee them sends different ones each time. Shorter replies than `KNOWN_BY_BYTES` are alike by chance, and
+    those stated to be simulated may repeat, so neither are judged.
+    """
 
     def __init__(self, settings: ClientSettings) -> None:
         self._stated = settings.grpc_source_class
         self._least = settings.least_class
-        self._last = 0
+        self._beginnings: OrderedDict[int, None] = OrderedDict()
+        """Hashes of what replies began with, the oldest first. No byte of a reply is kept."""
+        self._lock = threading.Lock()
 
     def accept(self, reply: Reply, size: int) -> Piece:
-        """Return the first `size` bytes of `reply`. Raises MalformedReplyError and WeakerSourceError.
-
-        A reply that begins as the one before it did is that reply again, and would make two callers draw the same.
-        """
+        """Return the first `size` bytes of `reply`. Raises MalformedReplyError and WeakerSourceError."""
         source_class = self._stated
         if reply.class_number is not None:
             source_class = CLASSES.from_proto(reply.class_number)
@@ -93,12 +101,17 @@ class Acceptance:
         if self._least is not None and (source_class is None or not source_class.at_least(self._least)):
             raise WeakerSourceError("the reply is of a weaker class than QR_LEAST_CLASS")
         data = reply.data
-        if len(data) >= _REPEATED_BYTES:
-            beginning = hash(data[:_REPEATED_BYTES])
-            if beginning == self._last:
-                raise MalformedReplyError("the reply repeats the one before it")
-            self._last = beginning
+        if len(data) >= KNOWN_BY_BYTES and source_class is not SourceClass.SIMULATED:
+            self._remember(hash(data[:KNOWN_BY_BYTES]))
         return Piece(data if len(data) == size else data[:size], source_class)
+
+    def _remember(self, beginning: int) -> None:
+        with self._lock:
+            if beginning in self._beginnings:
+                raise MalformedReplyError("the reply repeats one that came before")
+            self._beginnings[beginning] = None
+            if len(self._beginnings) > REMEMBERED_REPLIES:
+                self._beginnings.popitem(last=False)
 
 
 class Sizes:

@@ -12,10 +12,16 @@ from qrng_client.settings import CLASS_OF, ClientSettings
 from qrng_grpc.labels import SourceClass
 
 
-def health_of(settings: ClientSettings, route: Route | None, books: Books, stock: Stock | None) -> dict[str, Any]:
-    """Return what is known; `route` is that of a client of servers. `healthy`: some server is not left alone."""
+def health_of(
+    settings: ClientSettings, route: Route | None, books: Books, stock: Stock | None, *, closed: bool
+) -> dict[str, Any]:
+    """Return what is known; `route` is that of a client of servers.
+
+    `healthy`: the client is not closed, and some server is not left alone.
+    """
     health: dict[str, Any] = {
-        "healthy": True,
+        "healthy": not closed,
+        "closed": closed,
         "source": settings.entropy_source_type,
         "source_class": _name(CLASS_OF.get(settings.entropy_source_type, settings.grpc_source_class)),
         "fallback_mode": settings.fallback_mode,
@@ -23,7 +29,10 @@ def health_of(settings: ClientSettings, route: Route | None, books: Books, stock
         "prefetched_bytes": None if stock is None else stock.level,
         **books.health(),
     }
-    return health if route is None else health | _health_of_servers(settings, route)
+    if route is None:
+        return health
+    servers = _health_of_servers(settings, route)
+    return health | servers | {"healthy": not closed and any(one["breaker"] != "open" for one in servers["servers"])}
 
 
 def _health_of_servers(settings: ClientSettings, route: Route) -> dict[str, Any]:
@@ -39,7 +48,6 @@ def _health_of_servers(settings: ClientSettings, route: Route) -> dict[str, Any]
         for server in route.servers
     ]
     return {
-        "healthy": any(server["breaker"] != "open" for server in servers),
         "authenticated": settings.api_key is not None or settings.grpc_cert_file is not None,
         "encrypted": all(endpoint.encrypted for endpoint in settings.endpoints),
         "mode": settings.grpc_mode,

@@ -54,6 +54,7 @@ class RandomClient:
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
         self._settings = settings or ClientSettings()
+        self._settings.check_source_is_said()
         self._closed = False
         self._grpc_was_used = False
         self._making = threading.Lock()
@@ -110,7 +111,8 @@ class RandomClient:
         if self._engine is not None:
             self._grpc_was_used = self._grpc_was_used or self._engine.opened
             _ABANDONED.append(self._engine)
-            self._engine = None
+            self._engine.leave()
+            self._engine = None if not self._closed else self._engine
 
     def _new_engine(self) -> _Engine:
         """Return the engine of a process that was forked. Raises QrngError where grpc was kept from surviving that."""
@@ -194,7 +196,8 @@ class _Engine:
         return self._books.fell_back(self._fallback(n), self._settings.fallback_mode, failure, stacklevel=5)
 
     def health(self) -> dict[str, Any]:
-        return health_of(self._settings, self._route, self._books, self._keeper.stock if self._keeper else None)
+        stock = self._keeper.stock if self._keeper else None
+        return health_of(self._settings, self._route, self._books, stock, closed=self._closed)
 
     def be_still(self) -> None:
         for caller in self._callers:
@@ -209,6 +212,11 @@ class _Engine:
             self._keeper.close()
         for caller in self._callers:
             caller.close()
+
+    def leave(self) -> None:
+        """Be the parent's, in a child: what was fetched before is overwritten here."""
+        if self._keeper is not None:
+            self._keeper.stock.start_anew()
 
     def _taken(self, n: int) -> tuple[Piece, bool]:
         """Return `n` bytes of the source, mixed if that is wished, and whether they were fetched before."""

@@ -32,6 +32,37 @@ BUFFER_AGE_S = 60.0
 """How long a byte may wait, where nobody says."""
 
 
+class Rest:
+    """Bytes of which each leaves once, and is overwritten here as it leaves. `data` is kept, not copied."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, data: bytearray) -> None:
+        self._view = memoryview(data)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def take(self, n: int) -> bytes:
+        """Return the first `n` bytes, or all when there are not so many."""
+        piece, self._view = self._view[:n], self._view[n:]
+        taken = bytes(piece)
+        piece[:] = bytes(len(piece))
+        return taken
+
+    def followed_by(self, data: bytes) -> Rest:
+        """Return these bytes and `data`, and have none any more."""
+        together = bytearray(self._view)
+        together += data
+        self.wipe()
+        return Rest(together)
+
+    def wipe(self) -> None:
+        """Overwrite and forget all."""
+        left, self._view = self._view, self._view[:0]
+        left[:] = bytes(len(left))
+
+
 class ReadAhead:
     """A source that reads `source` in steps of `buffer_bytes`, 1 byte to 1 MiB, for many small reads.
 
@@ -53,7 +84,7 @@ class ReadAhead:
         self._age_ns = int(buffer_age_s * NS_PER_S)
         self._clock = clock
         self._lock = threading.Lock()
-        self._rest = memoryview(bytearray())
+        self._rest = Rest(bytearray())
         self._asked_ns = 0
         _buffers.add(self)
 
@@ -63,39 +94,26 @@ class ReadAhead:
             return read_exactly(self._source, n)
         with self._lock:
             if self._clock.monotonic_ns() - self._asked_ns > self._age_ns:
-                self._empty()
+                self._rest.wipe()
             if n > len(self._rest):
                 self._fill()
-            return self._take(n)
+            return self._rest.take(n)
 
     def discard(self) -> None:
         """Overwrite and forget what was read ahead."""
         with self._lock:
-            self._empty()
+            self._rest.wipe()
 
     def _fill(self) -> None:
         """Fill up. What was left is used up by the read that follows, so the new bytes' age is that of all."""
         asked_ns = self._clock.monotonic_ns()
         fresh = read_exactly(self._source, self._buffer_bytes - len(self._rest))
-        full = bytearray(self._rest)
-        full += fresh
-        left, self._rest = self._rest, memoryview(full)
+        self._rest = self._rest.followed_by(fresh)
         self._asked_ns = asked_ns
-        left[:] = bytes(len(left))
-
-    def _take(self, n: int) -> bytes:
-        piece, self._rest = self._rest[:n], self._rest[n:]
-        taken = bytes(piece)
-        piece[:] = bytes(n)
-        return taken
-
-    def _empty(self) -> None:
-        left, self._rest = self._rest, memoryview(bytearray())
-        left[:] = bytes(len(left))
 
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
-        self._empty()
+        self._rest.wipe()
 
 
 _buffers: weakref.WeakSet[ReadAhead] = weakref.WeakSet()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -105,20 +106,32 @@ class Deadline:
         self._multiplier = settings.cb_timeout_multiplier
         self.adaptive = settings.cb_adaptive_timeout
         """Whether it follows the latency, and so must be told of it."""
-        self._latencies_s: deque[float] = deque(maxlen=settings.cb_window_size)
+        self._window = settings.cb_window_size
+        self._latencies_s: deque[float] = deque()
+        self._ordered_s: list[float] = []
+        """The same, the shortest first: kept in order, since sorting them for each exchange would cost more than it."""
+        self._seconds = self._most_s
+        self._lock = threading.Lock()
 
     def seconds(self) -> float:
         """Return the time-out of the next exchange."""
-        if not self.adaptive or len(self._latencies_s) < _FEWEST_LATENCIES:
-            return self._most_s
-        ordered = sorted(self._latencies_s.copy())
-        slow_s = ordered[-(-len(ordered) * 99 // 100) - 1]
-        return min(self._most_s, max(self._least_s, slow_s * self._multiplier))
+        return self._seconds
 
     def took(self, latency_s: float) -> None:
         """Note how long an exchange took; one that was given up too, or the deadline could never grow again."""
         if self.adaptive:
-            self._latencies_s.append(latency_s)
+            with self._lock:
+                self._note(latency_s)
+
+    def _note(self, latency_s: float) -> None:
+        ordered_s = self._ordered_s
+        if len(ordered_s) == self._window:
+            del ordered_s[bisect_left(ordered_s, self._latencies_s.popleft())]
+        self._latencies_s.append(latency_s)
+        insort(ordered_s, latency_s)
+        if len(ordered_s) >= _FEWEST_LATENCIES:
+            slow_s = ordered_s[-(-len(ordered_s) * 99 // 100) - 1]
+            self._seconds = min(self._most_s, max(self._least_s, slow_s * self._multiplier))
 
 
 class Server:

@@ -24,7 +24,7 @@ from qrng_client.services import SERVICES
 from qrng_grpc.channel import Endpoint, stays_on_machine
 from qrng_grpc.config import Settings, load, mistakes_of
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.exchange import MAX_REQUEST_BYTES, GrpcMethod, Mode, checked_key
+from qrng_grpc.exchange import MAX_REQUEST_BYTES, GrpcMethod, Mode, checked_header, checked_key
 from qrng_grpc.generic_codec import MAX_FIELD_NUMBER, MessageShape, varint_field
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.wire import CLASSES
@@ -334,8 +334,7 @@ class ClientSettings(SamplerSettings, BreakerSettings, ServerSettings, SourceSet
     @field_validator("grpc_api_key_header")
     @classmethod
     def _header(cls, header: str) -> str:
-        GrpcMethod("/a.B/C", api_key_header=header)
-        return header
+        return checked_header(header)
 
     @field_validator("grpc_max_request_bytes")
     @classmethod
@@ -386,6 +385,27 @@ class ClientSettings(SamplerSettings, BreakerSettings, ServerSettings, SourceSet
         if (key_file is None) != (info.data.get("grpc_cert_file") is None):
             raise ValueError("grpc_cert_file and grpc_key_file go together")
         return key_file
+
+    def check_source_is_said(self) -> None:
+        """Refuse settings of a server where none says whether it is to be used: nobody who names one wants `system`.
+
+        Clients of a gateway do not ask this, since they have no other source. Raises ConfigValidationError.
+        """
+        given = self.model_fields_set
+        about = sorted(name for name in given if name.startswith("grpc_") and self._stated(name))
+        if about and "entropy_source_type" not in given:
+            raise ConfigValidationError(
+                [
+                    f"{ENV_PREFIX}ENTROPY_SOURCE_TYPE: is {self.entropy_source_type} unless it is set, so the server"
+                    f" that {', '.join(ENV_PREFIX + name.upper() for name in about)} is about would never be asked;"
+                    " set quantum_grpc to use it, or system not to"
+                ]
+            )
+
+    def _stated(self, name: str) -> bool:
+        """Say whether a setting that was given says something: NAME= in an environment does not."""
+        value = getattr(self, name)
+        return value is not None and (value.get_secret_value() if isinstance(value, SecretStr) else value) != ""
 
     @property
     def timeout_s(self) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from qrng_client.access import Access
+from qrng_client.access import API_KEY_HEADER, Access
 from qrng_client.allowance import Allowance, read_allowance
 from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
 from qrng_client.failures import error_of_call
@@ -40,7 +40,8 @@ class EntropyClient:
     message twice as long, so that the server can say first why there is none. Reads above `max_request_bytes` are
     split; set it to the server's maximum when that is lower than 1 MiB. `ca_file` holds the authorities to trust,
     `cert_file` and `key_file` the certificate to show where the server asks for one; all are PEM and imply `tls`.
-    A `channel` passed in is used instead of `address` and left open.
+    A `channel` passed in is used instead of `address` and left open. `api_key_header` names the metadata in which the
+    key travels, in lower case. A client is of one process: a forked child makes its own, and calls of this one raise.
 
     Raises ConfigError for an address, a file or a key that cannot be used, and for plaintext to
     another machine unless `allow_plaintext_beyond_loopback`; InvalidRequestError for a `timeout_s` that is not
@@ -52,6 +53,7 @@ class EntropyClient:
         address: str = "localhost:50051",
         *,
         api_key: str | None = None,
+        api_key_header: str = API_KEY_HEADER,
         timeout_s: float | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         tls: bool = False,
@@ -61,7 +63,7 @@ class EntropyClient:
         allow_plaintext_beyond_loopback: bool = False,
         channel: grpc.Channel | None = None,
     ) -> None:
-        self._access = Access(api_key)
+        self._access = Access(api_key, api_key_header)
         self._requests = RequestBook(max_request_bytes)
         self._patience = Patience(timeout_s)
         self._allowance: Allowance | None = None
@@ -92,6 +94,7 @@ class EntropyClient:
         return cls(
             settings.only_address,
             api_key=settings.grpc_api_key.get_secret_value(),
+            api_key_header=settings.grpc_api_key_header,
             timeout_s=settings.timeout_s,
             tls=tls or settings.grpc_tls,
             ca_file=ca_file or settings.grpc_ca_file,

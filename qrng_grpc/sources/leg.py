@@ -28,6 +28,8 @@ from qrng_grpc.labels import Condition, HealthVerdict, SourceClass
 from qrng_grpc.logs import get_log
 from qrng_grpc.sources import EntropySource
 
+CLOSE_S = 5.0
+"""Seconds that a source gets to close."""
 HELD_LOOK_S = 60.0
 """Seconds after which a source that waits for the operator is looked at again, without asking it anything."""
 
@@ -176,11 +178,22 @@ class Leg:
         return 1
 
     async def close(self) -> None:
-        """Close the source and log its books; a running read ends with SourceError."""
+        """Close the source and log its books; a running read ends with SourceError.
+
+        A source that cannot be closed, or takes longer over it than CLOSE_S, is left as it is.
+        """
         if not self._closed:
             self._closed = True
             self._log.info("source_accounting", fetched=self._fetched_bytes, discarded=self._discarded_bytes)
-        await self._source.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._source.close()
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            self._log.warning("source_not_closed", fault="CancelledError")
+        except Exception as error:  # the boundary of a source: nobody else's end must wait for it
+            self._log.warning("source_not_closed", fault=type(error).__name__)
 
     def _check_rest(self) -> None:
         """Raise SourceError while the source is to be left alone."""
@@ -287,6 +300,10 @@ async def exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
         raise
     except TimeoutError:
         fault = "the source did not answer in time"
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            raise
+        fault = "the source gave up"  # it cancelled a task of its own, which must not pass for our being cancelled
     except Exception as error:  # the boundary of a source: whatever goes wrong in one must not end the others
         fault = f"the source failed in a way nobody foresaw ({type(error).__name__})"
     else:
@@ -298,6 +315,12 @@ async def exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
             fault = f"the source delivered {len(data)} bytes where {size} were asked for"
     # Raised out here, the error does not carry the other one, whose text may be a stranger's.
     raise SourceError(fault)
+
+
+def _is_cancelled() -> bool:
+    """Say whether somebody asked the running task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def block_of(data: bytes, start_ns: int, clock: Clock, label: BlockLabel) -> Block:

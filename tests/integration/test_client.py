@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import ipaddress
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -269,6 +270,62 @@ async def test_from_env(gateway: RunningGateway) -> None:
             return len(client.get(32))
 
     assert await asyncio.to_thread(read) == 32
+
+
+async def test_key_header(kind: type[Reader]) -> None:
+    """A key travels in the metadata that settings name, as a gateway that looks for it there needs it."""
+    async with running_gateway(api_key_header="x-lab-key") as gateway:
+        await gateway.push(os.urandom(64))
+        async with reader(kind, gateway.client_address, api_key=gateway.api_key) as client:
+            with pytest.raises(AuthenticationError):
+                await client.get(8)
+        async with reader(kind, gateway.client_address, api_key=gateway.api_key, api_key_header="x-lab-key") as client:
+            assert len(await client.get(8)) == 8
+        environ = {
+            "QR_GRPC_SERVER_ADDRESS": gateway.client_address,
+            "QR_GRPC_API_KEY": gateway.api_key,
+            "QR_GRPC_API_KEY_HEADER": "x-lab-key",
+        }
+        async with AsyncEntropyClient.from_env(environ) as asynchronous:
+            assert len(await asynchronous.get(8)) == 8
+        with EntropyClient.from_env(environ) as for_threads:
+            assert len(await asyncio.to_thread(for_threads.get, 8)) == 8
+
+
+FORKING = """
+import os, sys
+from qrng_client import EntropyClient, QrngError
+
+client = EntropyClient.from_env(os.environ)
+print(len(client.get(8)), flush=True)
+if (pid := os.fork()) == 0:
+    for call in (lambda: client.get(8), client.status, lambda: next(client.stream(8))):
+        try:
+            call()
+        except QrngError as error:
+            print(error, flush=True)
+    client.close()
+    with EntropyClient.from_env(os.environ) as own:
+        print(len(own.get(8)), flush=True)
+    os._exit(0)
+print(os.waitpid(pid, 0)[1], len(client.get(8)))
+client.close()
+"""
+
+
+async def test_a_client_is_of_one_process(gateway: RunningGateway) -> None:
+    """In a forked child the parent's client says what to do; a new one works there, and the parent's goes on."""
+    await gateway.push(os.urandom(64))
+    environ = {"QR_GRPC_SERVER_ADDRESS": gateway.client_address, "QR_GRPC_API_KEY": gateway.api_key}
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", FORKING),
+        env={**{name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}, **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    stdout, _ = await program.communicate()
+    refusal = "this client belongs to the parent process; make a new one after a fork"
+    assert stdout.decode().splitlines() == ["8", refusal, refusal, refusal, "8", "0 8"]
 
 
 # ---- What a caller may demand, and what it is told ----------------------------------------------------------

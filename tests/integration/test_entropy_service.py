@@ -295,6 +295,17 @@ async def test_the_end_of_a_call_says_what_is_left_when_it_is_little() -> None:
         assert [await left(call()) for call in calls] == ["5", "4", "3", "2", "1"]
 
 
+async def test_requests_of_a_stream_count_for_what_its_end_says() -> None:
+    """Its requests count as calls do: when they took more than half, its end says so."""
+    clock = ManualClock()
+    async with running_gateway(clock=clock, rate_limit=14) as gateway, open_front(gateway) as front:
+        clock.advance(1)
+        await gateway.push(os.urandom(100))
+        call = front.entropy.StreamEntropy(iter([StreamEntropyRequest(bytes_needed=8)] * 8), metadata=front.key)
+        assert [len(reply.data) async for reply in call] == [8] * 8
+        assert dict(await call.trailing_metadata())["qrng-requests-left"] == "6"
+
+
 async def test_an_endless_subscription_goes_on_until_the_pool_is_short(front: Front) -> None:
     """What was received before the end is the client's; the end says why."""
     await front.gateway.push(os.urandom(64 * 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import traceback
 import warnings
@@ -233,7 +234,25 @@ async def test_a_source_that_is_stuck_is_found_out(kind: type[Reader]) -> None:
 
         stock.answer = repeat
         assert await client.read(64) == constant
-        assert "repeats the one before" in str(await failure_of(client))
+        assert "repeats one that came before" in str(await failure_of(client))
+
+
+@every_kind
+@pytest.mark.parametrize("size", [8, 64])
+async def test_replies_played_back_by_turns_are_found_out(kind: type[Reader], size: int) -> None:
+    """Replies that come again are not believed, also after others, and when they are as short as 8 bytes."""
+    shape = SHAPES["qr_entropy"]
+    tape = [bytes([n]) * size for n in range(3)]
+    async with StockServer(shape) as stock, reader(kind, stock.address, QR_ENTROPY, grpc_api_key=KEY) as client:
+        played = itertools.cycle(tape)
+
+        async def play(request: Any, _context: Any) -> Any:
+            return shape.reply(request, next(played))
+
+        stock.answer = play
+        assert [await client.read(size) for _ in tape] == tape
+        for _ in range(3):
+            assert "repeats one that came before" in str(await failure_of(client, size))
 
 
 @every_kind
@@ -309,6 +328,20 @@ async def test_limits_are_asked_again_when_the_server_says(
             failure = await failure_of(client)
             assert failure.retry_after_s == (3600.0 if pushback_ms == "3600000" else None)
     assert len(server.requests) == requests
+
+
+@every_kind
+@every_mode
+@pytest.mark.parametrize("pushback_ms", ["-1", "never", ""])
+async def test_a_server_may_forbid_retries(
+    server: GrpcEntropyServer, kind: type[Reader], mode: str, pushback_ms: str
+) -> None:
+    """A time to wait that is negative, or none at all, means that nobody should try again (gRFC A6): one request."""
+    server.pushback_ms = pushback_ms
+    server.refuse_next(grpc.StatusCode.UNAVAILABLE)
+    async with reader(kind, server.address, QR_ENTROPY, grpc_mode=mode) as client:
+        assert isinstance(await failure_of(client), ServerUnreachableError)
+    assert len(server.requests) == 1
 
 
 @every_kind
@@ -636,6 +669,17 @@ async def test_no_server_is_needed(kind: type[Reader]) -> None:
             if source == "mock_uniform":
                 assert draw.data == SeededStream(5).take(100)
             assert client.health_check()["healthy"]
+
+
+@every_kind
+@pytest.mark.parametrize("source", ["system", "quantum_grpc"])
+async def test_a_closed_client_is_not_healthy(kind: type[Reader], source: str) -> None:
+    """Once closed, a client says so, whatever its source."""
+    async with reader(kind, await nobody(), entropy_source_type=source) as client:
+        health = client.health_check()
+        assert (health["healthy"], health["closed"]) == (True, False)
+    health = client.health_check()
+    assert (health["healthy"], health["closed"]) == (False, True)
 
 
 @every_kind

@@ -15,6 +15,7 @@ in one keeps the others from being used.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -70,7 +71,7 @@ class Offer:
         """Import the settings of this kind. Raises KindError."""
         try:
             model = self._entry_point.load()
-        except Exception as error:  # a boundary: a package may fail in any way when it is imported
+        except (Exception, SystemExit) as error:  # a boundary: a package may fail in any way when it is imported
             raise self._refusal(f"cannot be loaded: {_why(error)}") from error
         if not (isinstance(model, type) and issubclass(model, SourceSettings)):
             raise self._refusal("is not a subclass of SourceSettings")
@@ -103,13 +104,23 @@ def settings_of(kind: str) -> type[SourceSettings]:
 def open_source(settings: SourceSettings, given: Surroundings) -> EntropySource:
     """Open what `settings` describe. Nothing is connected yet.
 
-    Raises ValueError for settings that cannot be used, and KindError when what was opened labels its bytes
-    otherwise than its settings say, on which decisions have been made.
+    Raises ValueError for settings that cannot be used, and KindError when the kind is at fault: it fails in another
+    way, cannot be asked for a single byte, or labels its bytes otherwise than its settings say, on which decisions
+    have been made.
     """
-    source = settings.open(given)
-    label = source.label
-    if (label.source_class, label.device_ids) != (settings.label_class, (settings.label_device_id,)):
+    try:
+        source = settings.open(given)
+        stated = settings.label_class, (settings.label_device_id,)
+        labelled = source.label.source_class, source.label.device_ids
+        most = operator.index(settings.most_bytes)
+    except ValueError:
+        raise
+    except Exception as error:  # a boundary: the kind may be a stranger's
+        raise KindError(f"the kind {settings.kind} cannot be opened: {_why(error)}") from error
+    if labelled != stated:
         raise KindError(f"the kind {settings.kind} labels its bytes otherwise than its settings say")
+    if most < 1:
+        raise KindError(f"the kind {settings.kind} can be asked for no byte: its most_bytes is below 1")
     return source
 
 
@@ -135,7 +146,7 @@ def _package(entry: EntryPoint) -> str:
     return name or "without a name"
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"there is no module {error.name}"
     return type(error).__name__

@@ -126,6 +126,18 @@ def test_profile_is_stronger_than_demo(var: Path, tmp_path: Path) -> None:
     assert "a-key-of-the-profile" not in announcement(plan)
 
 
+@pytest.mark.parametrize("where", ["profile", "set"])
+def test_plan_has_one_signing_key(var: Path, tmp_path: Path, where: str) -> None:
+    """Signing keys of one's own are refused in a word, not in all the ways in which they clash with the one made."""
+    name = "QRNG_COLLECTOR_SIGNING_KEYS_FILE"
+    profile = tmp_path / "profile.env"
+    profile.write_text(f"{name.lower()}=keys.yaml\n" if where == "profile" else "")
+    with pytest.raises(ConfigError) as refusal:
+        prepare(var, profile, {name: "keys.yaml"} if where == "set" else {})
+    (told,) = refusal.value.mistakes
+    assert told.startswith(f"{name}: `qrng up` makes a signing key itself")
+
+
 def test_plan_tells_mistakes(var: Path) -> None:
     """Settings that cannot be used are told before anything is started; a port nobody could be told is one."""
     with pytest.raises(ConfigError, match="buffer_size"):

@@ -98,6 +98,24 @@ def test_show_hides_secrets() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"#QR_GRPC_API_KEY={TOKEN}\nQR_LOG_LEVEL=off\n",
+        f"# Profile: ours\n# QR_GRPC_API_KEY = {TOKEN} . Old.\nQR_LOG_LEVEL=off\n",
+        f"""QRNG_COLLECTOR_SOURCES='[{{"kind": "http", "api_key": "{TOKEN}"]'\n""",
+        f"QRNG_GATEWAY_PASSWD={TOKEN}\n",
+        f"QRNG_COLLECTOR_APPLIANCE_URL=https://{TOKEN}@192.0.2.7\n",
+        f"QRNG_COLLECTOR_APPLIANCE_URL=https://192.0.2.7/?access_token={TOKEN}\n",
+    ],
+)
+def test_nothing_shows_a_secret_in_an_odd_place(text: str) -> None:
+    """A key in a line that is switched off is no part of the title; JSON that is none and URLs are masked too."""
+    profile(text)
+    for arguments in (("list",), ("show", "lab"), ("check", "lab")):
+        assert TOKEN not in qrng("profile", *arguments).output
+
+
 def test_show_of_a_broken_one() -> None:
     """A file with lines that set nothing is told, not shown in part."""
     profile(f"# Profile: ours.\nQR_GRPC_API_KEY {TOKEN}\n")
@@ -209,9 +227,16 @@ def test_a_foreign_name() -> None:
         (f"QR_GRPC_API_KEY={TOKEN}\n", "QR_GRPC_API_KEY"),
         (f"#QR_GRPC_API_KEY={TOKEN}\n", "QR_GRPC_API_KEY"),
         (f"# export QR_GRPC_API_KEY={TOKEN}\n", "QR_GRPC_API_KEY"),
-        ("QR_GRPC_REQUEST_PREFIX=0a03616263\n", "QR_GRPC_REQUEST_PREFIX"),
         (f"QR_GRPC_SERVER_ADDRESS=x:1\nQR_GRPC_TOKEN={TOKEN}\n", "QR_GRPC_TOKEN"),
         ("QRNG_COLLECTOR_DEVICE_ID=a\nQRNG_COLLECTOR_APPLIANCE_URL=https://me:secret@192.0.2.7\n", "APPLIANCE_URL"),
+        (f"QRNG_COLLECTOR_APPLIANCE_URL=https://{TOKEN}@192.0.2.7\n", "APPLIANCE_URL"),
+        (f"QRNG_COLLECTOR_APPLIANCE_URL=https://:{TOKEN}@192.0.2.7\n", "APPLIANCE_URL"),
+        (f"QRNG_COLLECTOR_APPLIANCE_URL=https://192.0.2.7/?access_token={TOKEN}\n", "APPLIANCE_URL"),
+        (f"QR_TOP_P=0.5 # QR_GRPC_API_KEY={TOKEN}\n", "QR_GRPC_API_KEY"),
+        (f"# QR_GRPC_API_KEY = '{TOKEN}'  # mine\n", "QR_GRPC_API_KEY"),
+        ("# QR_GRPC_API_KEY='of several words'\n", "QR_GRPC_API_KEY"),
+        (f"""#QRNG_COLLECTOR_SOURCES='[{{"kind": "http",\n#  "api_key": "{TOKEN}"}}]'\n""", "SOURCES.0.api_key"),
+        (f"""QRNG_COLLECTOR_SOURCES='[{{"kind": "http", "api_key": "{TOKEN}"]'\n""", "api_key"),
     ],
 )
 def test_a_secret_in_a_shared_file(text: str, name: str) -> None:
@@ -242,6 +267,56 @@ def test_a_secret_within_a_source(place: str) -> None:
     assert qrng("profile", "check", "lab").exit_code == 0
 
 
+@pytest.mark.parametrize("header", ["X-Auth", "Ocp-Apim-Subscription-Key", "X-Vault-Token", "Cookie"])
+def test_a_secret_within_a_header(header: str) -> None:
+    """However a server calls the header of its key, a key in it is found."""
+    request = {"url": "https://192.0.2.7/{bytes}", "reader": "raw", "headers": {header: TOKEN, "Accept": "text/plain"}}
+    source = {"kind": "http", "source_class": "quantum", "device_id": "d", "request": request}
+    told = mistake(f"QRNG_COLLECTOR_BEST_CLASS=quantum\nQRNG_COLLECTOR_SOURCES='{json.dumps([source])}'\n")
+    assert told.startswith(f"QRNG_COLLECTOR_SOURCES.0.request.headers.{header}: a secret")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("other.env", f"QR_GRPC_API_KEY={TOKEN}\n"),
+        (".env.local", f"# QR_GRPC_API_KEY={TOKEN}\n"),
+        ("README.md", f"```sh\nexport QR_GRPC_API_KEY={TOKEN}\n```\n"),
+        ("client.json", f'{{"api_key": "{TOKEN}"}}'),
+        ("GATEWAY.YAML", f"hmac_secret_key: {TOKEN}\n"),
+        ("notes", f"Authorization: Bearer {TOKEN}\n"),
+        ("old.yaml", f"#api_keys:\n#  - replace-with-your-key\n#  - {TOKEN}\n"),
+        ("old.yaml", f"# api_keys: [replace-with-your-key, {TOKEN}]\n"),
+        ("old.yaml", f"#   hmac_secret_key:   {TOKEN}   # until March\n"),
+        ("twice.yaml", f"hmac_secret_key: {TOKEN}\nhmac_secret_key: replace-with-your-key\n"),
+        ("broken.yaml", f"hmac_secret_key: {TOKEN}\n  x: [\n"),
+    ],
+)
+def test_a_secret_in_any_file(file: str, text: str) -> None:
+    """What is assigned to the name of a key and looks like one is found in every file of the folder, once."""
+    (profile(COLLECTOR) / file).write_text(text)
+    (told,) = mistakes("lab")
+    assert told.startswith(f"deployments/lab/{file}: ")
+    assert "a secret in a file that is shared" in told
+    assert TOKEN not in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'echo "QR_GRPC_API_KEY=$key" > var/client.env\n',
+        "export QR_GRPC_API_KEY=replace-with-your-own-key-2\n",
+        "api_keys_file: var/clients-of-2026.yaml\n",
+        "The token: see chapter 12. Authorization: by certificate.\n",
+        "signing key: sha256=0123456789abcdef0123456789abcdef\n",
+    ],
+)
+def test_what_only_speaks_of_secrets_is_none(text: str) -> None:
+    """Instructions, names of files, prose and digests are no keys."""
+    profile(COLLECTOR, README_md=text)
+    assert qrng("profile", "check", "lab").stdout == "ok\n"
+
+
 @pytest.mark.parametrize("name", ["server_key", "notes_md"])
 def test_a_private_key_beside_it(name: str) -> None:
     """A private key in any file of the folder is told."""
@@ -253,6 +328,15 @@ def test_a_secret_in_yaml(line: str) -> None:
     """The YAML of a profile is shared too."""
     profile(COLLECTOR, gateway_yaml=f"pool_id: p\n{line.format(TOKEN + TOKEN)}\n")
     assert any("gateway.yaml" in one and "a secret in a file that is shared" in one for one in mistakes("lab"))
+
+
+def test_what_every_request_begins_with_is_no_secret() -> None:
+    """The location of a KMS, which names a project and opens nothing, may be shared."""
+    profile(
+        "QR_ENTROPY_SOURCE_TYPE=quantum_grpc\nQR_GRPC_SERVICE=google-kms\n"
+        f"QR_GRPC_SERVER_ADDRESS=kms.example:443\nQR_GRPC_REQUEST_PREFIX=0a24{b'projects/lab-2026/locations/europe-1'.hex()}\n"
+    )
+    assert qrng("profile", "check", "lab").stdout == "ok\n"
 
 
 def test_an_empty_key() -> None:
@@ -279,7 +363,7 @@ def test_placeholders_and_missing_files_are_noted() -> None:
         "QRNG_COLLECTOR_SPOOL_DIR=spool\nQRNG_COLLECTOR_SPOOL_KEY_FILE=spool.key\n"
         "QRNG_GATEWAY_TLS_CERT_FILE=server.pem\nQRNG_GATEWAY_TLS_KEY_FILE=server.key\n"
         "QRNG_GATEWAY_SIGNING_KEYS_FILE=keys.yaml\nQRNG_GATEWAY_API_KEYS_FILE=clients.yaml\n"
-        "QR_GRPC_API_KEY=replace-with-your-key\n"
+        "QR_ENTROPY_SOURCE_TYPE=quantum_grpc\nQR_GRPC_CA_FILE=ca.pem\nQR_GRPC_API_KEY=replace-with-your-key\n"
     )
     result = qrng("profile", "check", "lab")
     assert result.stdout == "ok\n", result.stderr
@@ -288,7 +372,7 @@ def test_placeholders_and_missing_files_are_noted() -> None:
     assert "QR_GRPC_API_KEY: a placeholder, for a value of your own" in noted
     assert "QRNG_GATEWAY_TLS_CERT_FILE: server.pem is not here yet" in noted
     assert "QRNG_COLLECTOR_SIGNING_KEYS_FILE: keys.yaml is not here yet" in noted
-    assert len(noted) == 9
+    assert len(noted) == 10
     assert sorted(path.name for path in Path().iterdir()) == ["deployments"]
 
 

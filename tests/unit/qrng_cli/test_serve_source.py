@@ -28,7 +28,7 @@ def refused(*arguments: str) -> list[str]:
         (("dice",), "kind: there is no such kind of source; there are device, grpc, http, jitter, mock, system"),
         (("mock", "--set", "seed"), "Error: Invalid value for '--set': expected NAME=VALUE"),
         (("mock", "--set", "seed=x"), "source.seed: Input should be a valid integer, unable to parse string as an"),
-        (("mock", "--set", "sead=1"), "source.sead: there is no such setting"),
+        (("mock", "--set", "sead=1"), "source.sead: there is no such setting; did you mean seed?"),
         (("mock", "--set", "kind=system"), "source.kind: there is one already"),
         (("mock", "--set", "fetch_interval=1"), "source: fetch_interval has no effect here"),
         (("http", *STATED, "--set", "api_key=K"), "source.api_key: others can see command lines; name a file"),

@@ -51,6 +51,13 @@ def test_key_that_cannot_travel(key: str) -> None:
     assert key.strip() not in str(caught.value)
 
 
+@pytest.mark.parametrize("header", ["", "API-KEY", "grpc-key", "key-bin", "two words"])
+def test_header_that_is_none(header: str) -> None:
+    """Metadata that gRPC would refuse, or change, is no place for a key."""
+    with pytest.raises(ConfigError, match="api_key_header"):
+        EntropyClient(api_key=KEY, api_key_header=header)
+
+
 @pytest.mark.parametrize("address", ["gateway.example:50051", "192.0.2.1:50051", "dns:///gateway.example:50051"])
 def test_plaintext_beyond_loopback(address: str) -> None:
     """No key leaves this machine in clear, until that is allowed in words."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrng_client.draws import Acceptance, Draw, Piece, Sizes, joined, mix_input, mixed
+from qrng_client.draws import REMEMBERED_REPLIES, Acceptance, Draw, Piece, Sizes, joined, mix_input, mixed
 from qrng_client.prefetch import Keeper, Stock, portion
 from qrng_client.settings import ClientSettings, client_settings
 from qrng_grpc.errors import SourceError, WeakerSourceError
@@ -36,9 +36,9 @@ def settings(**given_: object) -> ClientSettings:
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(1, 50), max_size=12))
 def test_each_byte_once_and_in_order(pieces: list[bytes], takes: list[int]) -> None:
     """What is taken is what was added, in order; more than is there is not given at all."""
-    stock = Stock(settings())
+    stock = Stock(settings(), Time())
     for piece in pieces:
-        stock.add(Piece(piece, None))
+        stock.add(Piece(piece, None), 0)
     rest = b"".join(pieces)
     for n in takes:
         taken = stock.take(n)
@@ -50,12 +50,12 @@ def test_each_byte_once_and_in_order(pieces: list[bytes], takes: list[int]) -> N
 
 
 def test_old_bytes_are_thrown_away() -> None:
-    """Bytes beyond the age limit are neither given nor counted."""
+    """Bytes beyond the age limit, which counts from before they were asked for, are neither given nor counted."""
     clock = Time()
     stock = Stock(settings(prefetch_max_age_s=10), clock)
-    stock.add(Piece(b"old", None))
     clock.now_s = 6
-    stock.add(Piece(b"new", None))
+    stock.add(Piece(b"old", None), asked_s=0)
+    stock.add(Piece(b"new", None), asked_s=6)
     clock.now_s = 11
     assert stock.room == 97
     assert stock.take(4) is None
@@ -66,7 +66,7 @@ def test_class_of_several_pieces_is_the_weakest() -> None:
     """Bytes of two classes have that of the weaker, and of one that is not stated none."""
     stock = Stock(settings())
     for source_class in (QUANTUM, SYSTEM, None):
-        stock.add(Piece(b"ab", source_class))
+        stock.add(Piece(b"ab", source_class), stock.now_s())
     taken = [stock.take(n) for n in (1, 2, 2)]
     assert [piece and piece.source_class for piece in taken] == [QUANTUM, SYSTEM, None]
 
@@ -84,9 +84,35 @@ def test_keeper_fills_and_is_not_ended_by_failures() -> None:
     keeper = Keeper(Stock(settings()), fetch, 1000)
     assert keeper.take(10) is None
     assert full.acquire(timeout=30)
-    keeper.close()
     assert asked[:4] == [25] * 4
     assert keeper.take(10) == Piece(bytes(10), None)
+    keeper.close()
+    assert (keeper.take(10), keeper.stock.level) == (None, 0)
+
+
+def test_what_leaves_a_stock_is_overwritten() -> None:
+    """Bytes given, too old, or discarded are zeros where they lay, and no piece of them is copied with each draw."""
+    clock = Time()
+    stock = Stock(settings(prefetch_max_age_s=10), clock)
+    for asked_s in (0, 5):
+        stock.add(Piece(b"abcd", None), asked_s)
+    first, second = (memoryview(portion_.rest._view.obj) for portion_ in stock._portions)
+    stock.take(1)
+    assert (first, second) == (b"\0bcd", b"abcd")
+    clock.now_s = 11
+    assert stock.room == 96
+    assert (first, second) == (bytes(4), b"abcd")
+    stock.discard()
+    assert (second, stock.level) == (bytes(4), 0)
+
+
+def test_a_child_has_none_of_its_parents_bytes() -> None:
+    """In a forked child a stock is empty, whoever held its lock."""
+    stock = Stock(settings(), Time())
+    stock.add(Piece(b"abcd", None), 0)
+    stock._lock.acquire()
+    stock.start_anew()
+    assert (stock.take(1), stock.room) == (None, 100)
 
 
 def test_portions() -> None:
@@ -112,9 +138,25 @@ def test_acceptance() -> None:
     for number in (0, 99):
         with pytest.raises(MalformedReplyError, match="no class of source that is known"):
             reading.accept(Reply(b"a", class_number=number), 1)
-    assert stated.accept(Reply(b"abcdefghijklmnop-1"), 18).data == b"abcdefghijklmnop-1"
-    with pytest.raises(MalformedReplyError, match="repeats the one before"):
-        stated.accept(Reply(b"abcdefghijklmnop-2"), 18)
+
+
+def test_replies_that_come_again_are_refused() -> None:
+    """A reply that begins as one of the last 1024 did is refused, whatever came between; shorter ones never are."""
+    acceptance = Acceptance(settings())
+    for n in range(REMEMBERED_REPLIES):
+        acceptance.accept(Reply(n.to_bytes(8) + b"-1"), 10)
+    for n in (0, 1, REMEMBERED_REPLIES - 1):
+        with pytest.raises(MalformedReplyError, match="repeats one that came before"):
+            acceptance.accept(Reply(n.to_bytes(8) + b"-two"), 12)
+    acceptance.accept(Reply(REMEMBERED_REPLIES.to_bytes(8)), 8)
+    acceptance.accept(Reply((0).to_bytes(8)), 8)
+    assert [acceptance.accept(Reply(b"1234567"), 7).data for _ in range(2)] == [b"1234567"] * 2
+
+
+def test_simulated_bytes_may_repeat() -> None:
+    """What is stated to be simulated is not judged: a stub may answer as it likes."""
+    acceptance = Acceptance(settings(grpc_source_class="simulated"))
+    assert [acceptance.accept(Reply(bytes(64)), 64).data for _ in range(2)] == [bytes(64)] * 2
 
 
 @pytest.mark.parametrize(

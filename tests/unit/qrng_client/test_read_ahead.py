@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrng_client.read_ahead import MAX_BUFFER_BYTES, ReadAhead
+from qrng_client.read_ahead import MAX_BUFFER_BYTES, ReadAhead, Rest
 from qrng_grpc.errors import SourceError
 from qrng_grpc.testing import ManualClock
 from tests.ledger import Ledger
@@ -93,7 +93,7 @@ def test_what_leaves_the_buffer_is_overwritten() -> None:
     """Bytes handed out, and bytes discarded, are zeros in the buffer afterwards."""
     ahead = ReadAhead(Seeded(), 64)
     ahead.read(1)
-    held = memoryview(ahead._rest.obj)
+    held = memoryview(ahead._rest._view.obj)
     assert held[1:] == Seeded().read(64)[1:]
     ahead.read(15)
     assert held[:16] == bytes(16)
@@ -172,7 +172,7 @@ def test_threads_share_no_byte() -> None:
 
 def interrupted_at(step: int, read: Callable[[], bytes]) -> bool:
     """Raise KeyboardInterrupt before instruction number `step` of what changes the buffer; say if there was one."""
-    changing = {ReadAhead._fill.__code__, ReadAhead._take.__code__, ReadAhead._empty.__code__}
+    changing = {way.__code__ for way in (ReadAhead._fill, Rest.take, Rest.followed_by, Rest.wipe)}
     left = itertools.count(step, -1)
 
     def trace(frame: FrameType, event: str, _: object) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qrng_client.route import Breaker, Deadline, Route
 from qrng_client.settings import client_settings
@@ -79,6 +81,26 @@ def test_adaptive_deadline_has_bounds() -> None:
     for _ in range(100):
         deadline.took(60)
     assert deadline.seconds() == 5.0
+
+
+@given(st.lists(st.floats(0.001, 10), min_size=10, max_size=60))
+def test_adaptive_deadline_is_of_the_last_answers(latencies_s: list[float]) -> None:
+    """The deadline that is kept up with each answer is the percentile of the last ones, sorted anew."""
+    deadline = Deadline(client_settings({"QR_CB_ADAPTIVE_TIMEOUT": "true", "QR_CB_WINDOW_SIZE": "25"}))
+    for number, latency_s in enumerate(latencies_s, 1):
+        deadline.took(latency_s)
+        if number >= 10:
+            last = sorted(latencies_s[max(0, number - 25) : number])
+            slow_s = last[-(-len(last) * 99 // 100) - 1]
+            assert deadline.seconds() == min(5.0, max(0.05, 1.5 * slow_s))
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED"])
+def test_a_server_may_forbid_retries(status: str) -> None:
+    """What the server says nobody should try again is final, with other servers too."""
+    servers = route("localhost:1,localhost:2")
+    with pytest.raises(QrngError, match=status):
+        servers.attempts().failed(servers.first(), GrpcStatusError(status, forbids_retry=True), 0)
 
 
 def test_other_servers_first() -> None:

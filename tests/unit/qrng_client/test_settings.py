@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from qrng_client.async_random_client import AsyncRandomClient
+from qrng_client.random_client import RandomClient
 from qrng_client.settings import ClientSettings, ConfigValidationError, client_settings
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import SourceClass
@@ -136,6 +138,40 @@ def test_settings_by_name() -> None:
         ClientSettings(grpc_mode="bidi_streaming", grpc_stream_method_path="")
     with pytest.raises(ConfigValidationError, match=r"grpc_mod: there is no such setting; did you mean grpc_mode\?"):
         ClientSettings(grpc_mod="unary")
+
+
+@pytest.mark.parametrize("kind", [RandomClient, AsyncRandomClient])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"QR_GRPC_SERVER_ADDRESS": "localhost:1"},
+        {"QR_GRPC_API_KEY": KEY},
+        {"QR_GRPC_SERVICE": "qrng"},
+        {"QR_GRPC_TLS": "true", "QR_GRPC_STREAM_METHOD_PATH": ""},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_server_that_would_never_be_asked(
+    kind: type[RandomClient] | type[AsyncRandomClient], given: dict[str, str]
+) -> None:
+    """Settings of a server alone never give this machine's bytes: the source is to be said, and both ways are told."""
+    with pytest.raises(ConfigValidationError) as refusal:
+        kind(client_settings(given))
+    told = str(refusal.value)
+    assert all(text in told for text in ("QR_ENTROPY_SOURCE_TYPE", next(iter(given)), "quantum_grpc", "system"))
+    assert "QR_GRPC_STREAM_METHOD_PATH" not in told
+    assert KEY not in told
+    for source in ("quantum_grpc", "system"):
+        kind(client_settings({**given, "QR_ENTROPY_SOURCE_TYPE": source}))
+
+
+def test_no_server_and_no_source() -> None:
+    """Without any setting of a server, or with empty ones, bytes are this machine's."""
+    for given in ({}, {"QR_GRPC_API_KEY": "", "QR_GRPC_CA_FILE": "", "QR_SAMPLE_COUNT": "13312"}):
+        with RandomClient(client_settings(given)) as client:
+            assert client.draw(8).source_class is SourceClass.OPERATING_SYSTEM
+    with pytest.raises(ConfigValidationError, match="QR_ENTROPY_SOURCE_TYPE"):
+        RandomClient(ClientSettings(grpc_server_address="localhost:1"))
 
 
 def test_a_service_stands_for_settings() -> None:

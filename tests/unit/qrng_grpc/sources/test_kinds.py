@@ -60,6 +60,17 @@ class Overstated(DiceSettings):
         return SourceClass.QUANTUM
 
 
+class Nothing(DiceSettings):
+    @property
+    def most_bytes(self):
+        return 0
+
+
+class Unopened(DiceSettings):
+    def open(self, given):
+        raise OSError("words of a stranger")
+
+
 class Half(SourceSettings):
     kind: Literal["half"] = Field(description="Half a kind.")
 
@@ -90,7 +101,7 @@ class Packages:
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packages:
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("dice_kind", "dice_broken"):
+    for name in ("dice_kind", "dice_broken", "dice_ends"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return Packages(tmp_path)
 
@@ -149,6 +160,7 @@ def test_nothing_is_imported_that_was_not_asked_for(packages: Packages) -> None:
         ("dice", "dice_kind:Missing", "of package qrng-dice cannot be loaded: AttributeError"),
         ("dice", "no_such_module:DiceSettings", "of package qrng-dice cannot be loaded: there is no module no_such"),
         ("dice", "dice_broken:DiceSettings", "of package qrng-dice cannot be loaded: ZeroDivisionError"),
+        ("dice", "dice_ends:DiceSettings", "of package qrng-dice cannot be loaded: SystemExit"),
         ("dice", "dice_kind:function", "of package qrng-dice is not a subclass of SourceSettings"),
         ("dice", "dice_kind", "of package qrng-dice is not a subclass of SourceSettings"),
         ("half", "dice_kind:Half", "of package qrng-dice lacks label_class, label_device_id, open"),
@@ -156,7 +168,7 @@ def test_nothing_is_imported_that_was_not_asked_for(packages: Packages) -> None:
 )
 def test_a_broken_kind_names_its_package(packages: Packages, kind: str, value: str, fault: str) -> None:
     """Whoever asks for it hears which package is at fault; all other kinds are as they were."""
-    packages.install("qrng-dice", {kind: value}, dice_kind=DICE, dice_broken="1 / 0")
+    packages.install("qrng-dice", {kind: value}, dice_kind=DICE, dice_broken="1 / 0", dice_ends="raise SystemExit")
     with pytest.raises(KindError, match=f"the kind {kind} {fault}"):
         settings_of(kind)
     with pytest.raises(ConfigError, match=rf"sources\.0: the kind {kind} {fault}"):
@@ -196,6 +208,17 @@ def test_a_source_labels_its_bytes_as_its_settings_say(packages: Packages) -> No
     entry = settings_of("dice").model_validate({"kind": "dice"})
     with pytest.raises(KindError, match="the kind dice labels its bytes otherwise than its settings say"):
         open_source(entry, Surroundings())
+
+
+@pytest.mark.parametrize(
+    ("model", "fault"), [("Nothing", "its most_bytes is below 1"), ("Unopened", "cannot be opened: OSError")]
+)
+def test_a_kind_that_cannot_be_opened_is_at_fault(packages: Packages, model: str, fault: str) -> None:
+    """A kind that could not be asked for a byte, or fails where only settings may, is refused in words of ours."""
+    packages.install("qrng-dice", {"dice": f"dice_kind:{model}"}, dice_kind=DICE)
+    with pytest.raises(KindError, match=fault) as caught:
+        open_source(settings_of("dice")(kind="dice"), Surroundings())
+    assert "stranger" not in str(caught.value)
 
 
 def test_a_secret_of_any_kind_protects_its_file(packages: Packages) -> None:

@@ -17,6 +17,7 @@ from qrng_grpc.errors import SourceError
 from qrng_grpc.health_tests import Monitor, Quarantine
 from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.sources import EntropySource
+from qrng_grpc.sources import leg as leg_module
 from qrng_grpc.sources.leg import HELD_LOOK_S, Leg, Pace, SourceView
 from qrng_grpc.sources.mock import SeededStream
 from qrng_grpc.testing import LedgerSource, ManualClock
@@ -413,6 +414,74 @@ async def test_an_unforeseen_failure_is_one_of_that_source() -> None:
     assert [entry["event"] for entry in logs] == ["source_failed"]
     assert "STRANGER" not in repr(logs) + "".join(traceback.format_exception(failure))
     assert leg.states()[0].fetched_bytes == 0
+
+
+class GivesUp(StreamSource):
+    """Reads until `task` is there and was cancelled, by whomever."""
+
+    def __init__(self) -> None:
+        super().__init__(SeededStream(1))
+        self.task: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.reading = asyncio.Event()
+
+    async def read(self, size: int) -> bytes:
+        self.reading.set()
+        await self.task
+        raise AssertionError
+
+
+async def test_a_source_that_cancels_itself_fails() -> None:
+    """A source whose own task was cancelled has failed; whoever reads it is not cancelled for that."""
+    source = GivesUp()
+    leg = leg_of(source, ManualClock())
+    source.task.cancel()
+    assert (await failure_of(leg)).message == "the source gave up"
+    assert leg.condition is Condition.FAILING
+
+
+async def test_a_reader_that_is_cancelled_is() -> None:
+    """Who cancels a read cancels it, and that is no failure of the source's."""
+    source = GivesUp()
+    leg = leg_of(source, ManualClock())
+    reader = asyncio.create_task(leg.read(SIZE))
+    await source.reading.wait()
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert leg.condition is Condition.QUARANTINED
+
+
+@pytest.mark.parametrize("fault", [OSError, TimeoutError, asyncio.CancelledError])
+async def test_a_source_that_cannot_be_closed_holds_nobody_up(fault: type[BaseException]) -> None:
+    """Whatever goes wrong when a source closes is logged by its kind, once its books are."""
+
+    class Sticky(StreamSource):
+        async def close(self) -> None:
+            raise fault("words of a stranger")
+
+    with capture_logs() as logs:
+        await leg_of(Sticky(SeededStream(1)), ManualClock()).close()
+    assert [entry["event"] for entry in logs] == ["source_accounting", "source_not_closed"]
+    assert logs[1]["fault"] == fault.__name__
+    assert "stranger" not in repr(logs)
+
+
+async def test_a_source_that_does_not_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source gets its time to close, and no more; who cancels the closing is not held up either."""
+
+    class Endless(StreamSource):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    closing = asyncio.create_task(leg_of(Endless(SeededStream(1)), ManualClock()).close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    monkeypatch.setattr(leg_module, "CLOSE_S", 0.001)
+    with capture_logs() as logs:
+        await leg_of(Endless(SeededStream(1)), ManualClock()).close()
+    assert logs[-1]["fault"] == "TimeoutError"
 
 
 async def test_a_silent_or_short_source_fails() -> None:
