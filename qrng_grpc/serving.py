@@ -120,7 +120,8 @@ async def serving_grpc(
         else:
             port = server.add_secure_port(address, credentials)
     except RuntimeError:
-        raise ConfigError([f"{address}: cannot listen there; is it in use?"]) from None
+        doubt = "is it in use, or its directory missing?" if address.startswith("unix:") else "is it in use?"
+        raise ConfigError([f"{address}: cannot listen there; {doubt}"]) from None
     await server.start()
     try:
         yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

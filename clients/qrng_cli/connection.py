@@ -112,10 +112,11 @@ def wanted_options(command: F) -> F:
 def open_client(server: Server) -> EntropyClient:
     """Make a client of a gateway from options, environment and profile.
 
-    Raises ConfigError, or AuthenticationError with neither a key nor a certificate.
+    Raises ConfigError, or AuthenticationError with neither a key nor a certificate where no server is named: that is
+    who has just started a gateway. A server that is named may ask for none.
     """
     environ = client_environ(server)
-    if not environ.get("QR_GRPC_API_KEY") and not environ.get("QR_GRPC_CERT_FILE"):
+    if not any(environ.get(f"{ENV_PREFIX}GRPC_{name}") for name in ("API_KEY", "CERT_FILE", "SERVER_ADDRESS")):
         raise AuthenticationError("no API key: set QR_GRPC_API_KEY; beside `qrng up`: set -a; . var/client.env; set +a")
     return EntropyClient.from_env(environ)
 

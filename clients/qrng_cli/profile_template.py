@@ -54,7 +54,8 @@ One sentence: which source, for whom.
 1. Get a key, and put it where only you can read it:
 
    ```sh
-   (umask 077; echo "QR_GRPC_API_KEY=your key" > var/{NAME}.env)
+   mkdir -p var
+   (umask 077; read -rs -p 'key: ' key; echo "QR_GRPC_API_KEY=$key" > var/{NAME}.env)
    ```
 
 2. `qrng profile check {NAME}` says `ok`, and what is still to be provided.

@@ -82,7 +82,7 @@ def _where(code: grpc.StatusCode, endpoint: Endpoint | None) -> str:
         hint = "tried with TLS: the server may have none, or a certificate of another authority or for another host"
     else:
         hint = "tried without TLS: a server with TLS needs tls or ca_file (--tls, --ca-file)"
-    return f": {endpoint.address}, {hint}"
+    return f": {endpoint.address}; is it running? It was {hint}"
 
 
 def _when(retry_after_s: float | None) -> str:

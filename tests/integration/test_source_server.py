@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -139,6 +141,19 @@ async def test_replies_say_what_the_bytes_are() -> None:
         status = await client.status()
         assert (status.state, status.pooled_bytes, status.accounting.served_bytes) == ("healthy", 0, 32)
         assert (status.accounting.stored_bytes, status.served_claims, status.collectors) == (32, 1, ())
+
+
+async def test_the_command_asks_without_a_key() -> None:
+    """A server that is named may be open: `qrng get` needs no key for it."""
+    source = WatchedSource()
+    async with serving(source) as server:
+        command = [sys.executable, "-m", "qrng_cli.main", "get", "32", "--raw", "--address", server.address]
+        process = await asyncio.create_subprocess_exec(
+            *command, env={"PATH": os.environ["PATH"]}, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        assert source.offset_of(out) == START_UP
 
 
 async def test_all_three_services_in_every_mode() -> None:

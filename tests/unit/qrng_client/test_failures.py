@@ -110,8 +110,8 @@ def test_long_waits_are_told_in_words(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "hint"),
     [
-        (Endpoint("localhost:7"), "localhost:7, tried without TLS: "),
-        (Endpoint("localhost:7", tls=True), "localhost:7, tried with TLS: "),
+        (Endpoint("localhost:7"), "localhost:7; is it running? It was tried without TLS: "),
+        (Endpoint("localhost:7", tls=True), "localhost:7; is it running? It was tried with TLS: "),
     ],
 )
 def test_unreachable_says_where(endpoint: Endpoint, hint: str) -> None:
