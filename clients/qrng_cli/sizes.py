@@ -25,7 +25,7 @@ class Size(click.ParamType[int]):
             return value
         match = _SIZE.fullmatch(value)
         if match is None:
-            self.fail("expected a number of bytes such as 32, 64K, 10M or 2G", param, ctx)
+            self.fail("expected a number of bytes such as 32, 64K, 10M or 1G", param, ctx)
         size = int(match[1]) * _FACTORS[match[2].upper()]
         if size < 1:
             self.fail("expected 1 or more", param, ctx)
