@@ -36,7 +36,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
@@ -53,6 +53,8 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.moments import Moment, rfc_3339
 from qrng_grpc.record_files import Part, RecordFiles, RecordPart, doubled
 
+API_KEY = "api-key"
+AUTHORIZATION = "authorization"
 MAX_RECORDS = 10_000
 MAX_KEYS = 16
 """The most keys of one client."""
@@ -61,6 +63,7 @@ KEY_BYTES = 32
 """Random bytes in a key that `new_key` makes."""
 
 _NEW_FILE_MODE = 0o640
+_BEARER = "bearer"
 _FINGERPRINT_DIGITS = 12
 _MAX_BYTES = 1 << 50
 _MIN_RATE, _MAX_RATE = 0.001, 1_000_000.0
@@ -155,6 +158,23 @@ def _earlier(one_ns: int | None, other_ns: int | None) -> int | None:
 def new_key() -> str:
     """Make a key of 256 bits, in letters, digits, `-` and `_`."""
     return secrets.token_urlsafe(KEY_BYTES)
+
+
+def presented_keys(metadata: Iterable[tuple[str, str | bytes]] | None, key_name: str = API_KEY) -> list[str]:
+    """Return the keys in the metadata of a gRPC call, which go by `key_name` or are in an `authorization`."""
+    keys = []
+    for name, value in metadata or ():
+        if name == key_name:
+            keys.append(str(value))
+        elif name == AUTHORIZATION:
+            keys.append(bearer_key(str(value)))
+    return keys
+
+
+def bearer_key(authorization: str) -> str:
+    """Return the key in an `authorization` value of the form `Bearer KEY`; empty when it has another form."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip(" ") if scheme.lower() == _BEARER else ""
 
 
 def digest_of(key: str) -> bytes:

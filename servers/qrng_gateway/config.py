@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from qrng_gateway.admission.access import API_KEY, client_of_key, mixed_up
+from qrng_gateway.admission.access import client_of_key, mixed_up
 from qrng_gateway.admission.addresses import Network, network_of
 from qrng_gateway.engines import EngineName, native_is_installed
 from qrng_gateway.pool.conditioning import PostProcessing, Sha256
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
-from qrng_grpc.client_keys import read_client_file
+from qrng_grpc.client_keys import API_KEY, read_client_file
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.hardening import LockMemory

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -19,19 +18,18 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from qrng_grpc.client_keys import digest_of
+from qrng_grpc.client_keys import digest_of, presented_keys
 from qrng_grpc.error_details import status_code, trailers
-from qrng_grpc.errors import AuthenticationError, InvalidRequestError, LimitError, QrngError
+from qrng_grpc.errors import AuthenticationError, InvalidRequestError, QrngError
 from qrng_grpc.logs import get_log
-from qrng_source_server.tap import RETRY_HINT_S, draining
+from qrng_grpc.open_calls import OpenCalls
+from qrng_source_server.tap import ENDING
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request", bound=Message)
 
-API_KEY, AUTHORIZATION = "api-key", "authorization"
 PATIENCE_S = 10.0
 """How long a call may be open before its first message comes."""
-_BEARER = "bearer "
 
 
 class Keys:
@@ -44,59 +42,18 @@ class Keys:
         """Let in a call with exactly one key, which is one of ours. Raises AuthenticationError."""
         if not self._digests:
             return
-        presented = list(_presented(metadata or ()))
+        presented = presented_keys(metadata)
         digest = digest_of(presented[0]) if len(presented) == 1 else b""
         # All of them are compared, in a time that does not depend on how near any was.
         if not sum([hmac.compare_digest(digest, ours) for ours in self._digests]):
             raise AuthenticationError("a valid API key is required")
 
 
-def _presented(metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[str]:
-    for name, value in metadata:
-        if name == API_KEY:
-            yield str(value)
-        elif name == AUTHORIZATION:
-            text = str(value)
-            yield text[len(_BEARER) :].strip() if text.lower().startswith(_BEARER) else ""
-
-
-class Room:
+class Room(OpenCalls):
     """Room for `limit` calls of a kind at once."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._draining = False
-
-    @contextmanager
-    def taken(self, context: Context) -> Iterator[None]:
-        """Be one of the calls within the block.
-
-        Raises LimitError when there are too many; DrainingError when the server ends, then also from whatever the
-        block waits for. A client that leaves cancels as ever.
-        """
-        if self._draining:
-            raise draining()
-        if len(self._tasks) >= self.limit:
-            raise LimitError("too many calls of this kind are open", retry_after_s=RETRY_HINT_S)
-        task = asyncio.current_task()
-        assert task is not None, "a handler runs in a task"  # noqa: S101
-        self._tasks.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._draining or context.cancelled():
-                raise
-            task.uncancel()
-            raise draining() from None
-        finally:
-            self._tasks.discard(task)
-
-    def drain(self) -> None:
-        """End every call now, and every later one at its beginning."""
-        self._draining = True
-        for task in self._tasks:
-            task.cancel()
+        super().__init__(limit, crowded="too many calls of this kind are open", ending=ENDING)
 
 
 class Requests(Generic[Request]):

@@ -29,6 +29,8 @@ from qrng_grpc.sources.leg import Leg, SourceView
 
 RETRY_HINT_S = 1.0
 """When to come back where nobody knows better."""
+ENDING = "the server is ending; reconnect"
+"""What calls hear when the server ends."""
 _NS_PER_MS = 1_000_000
 
 
@@ -131,7 +133,7 @@ class Tap:
 
     async def _measure(self, demand: Demand) -> Block:
         if self._draining:
-            raise draining()
+            raise DrainingError(ENDING)
         try:
             block = await self._leg.read(demand.size)
         except SourceError as error:
@@ -147,8 +149,3 @@ class Tap:
         if max_age_ms and self._clock.now_ns() - block.capture_start_ns > max_age_ms * _NS_PER_MS:
             took_s = (block.capture_end_ns - block.capture_start_ns) / NS_PER_S
             raise SourceUnavailableError(f"to measure them took {took_s:.3f} s", retry_after_s=RETRY_HINT_S)
-
-
-def draining() -> DrainingError:
-    """Return what calls end with when the server does."""
-    return DrainingError("the server is ending; reconnect")

@@ -29,21 +29,27 @@ from typing import Any
 
 import grpc.aio
 
-from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, digest_of, read_client_file, withdrawn_by
+from qrng_grpc.client_keys import (
+    API_KEY,
+    Client,
+    ClientRecord,
+    KeyDigest,
+    digest_of,
+    presented_keys,
+    read_client_file,
+    withdrawn_by,
+)
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import AuthenticationError, ConfigError
 from qrng_grpc.files import Watched
 from qrng_grpc.logs import get_log
 
-API_KEY = "api-key"
-AUTHORIZATION = "authorization"
 _DAY_NS = 86_400 * NS_PER_S
 _KEPT_KEYS = 16_384
 """Keys that opened lately and whose tags are kept: more than there may be records."""
 ENDS_SOON_NS = 7 * _DAY_NS
 """A client whose last key ends sooner, or ended at most so long ago, is worth a warning."""
 
-_BEARER = "bearer"
 _ID_DOMAIN = b"qrng client id\x00"
 _ID_DIGITS = 12
 _PEER_URI = "peer_uri"
@@ -153,13 +159,7 @@ class Access:
 
     def presented(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:
         """Return the keys in the metadata of a gRPC call."""
-        keys = []
-        for name, value in metadata or ():
-            if name == self.key_name:
-                keys.append(str(value))
-            elif name == AUTHORIZATION:
-                keys.append(bearer_key(str(value)))
-        return keys
+        return presented_keys(metadata, self.key_name)
 
     def identify(self, presented: Sequence[str], uri: str | None = None) -> Pass:
         """Let in the client that `presented`, the keys of a call, and `uri`, that of its certificate, stand for.
@@ -270,12 +270,6 @@ class Access:
             self._left = withdrawn_by(file, self._records)
             raise
         return records
-
-
-def bearer_key(authorization: str) -> str:
-    """Return the key in an `authorization` value of the form `Bearer KEY`; empty when it has another form."""
-    scheme, _, key = authorization.partition(" ")
-    return key.strip(" ") if scheme.lower() == _BEARER else ""
 
 
 def certified_uri(uris: Sequence[str]) -> str | None:

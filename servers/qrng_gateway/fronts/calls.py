@@ -27,8 +27,9 @@ from google.protobuf.message import DecodeError
 
 from qrng_gateway.desk import Call, Desk
 from qrng_grpc.error_details import status_code, trailers
-from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, QrngError
+from qrng_grpc.errors import DrainingError, InvalidRequestError, QrngError
 from qrng_grpc.logs import get_log
+from qrng_grpc.open_calls import OpenCalls
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Servicer = TypeVar("Servicer")
@@ -48,7 +49,7 @@ class AtTheDesk(Protocol):
 Served = TypeVar("Served", bound=AtTheDesk)
 AdmittedHandler = Callable[[Served, Request, Context, Call], Awaitable[Reply]]
 
-STREAM_RETRY_HINT_S = 1.0
+_ENDING = "the gateway is ending; reconnect"
 REQUEST_PATIENCE_S = 10.0
 """How long a call may be open before its first message comes."""
 MAX_UNREAD = 256
@@ -162,47 +163,20 @@ async def refuse(context: Context, error: QrngError, besides: tuple[tuple[str, s
     await context.abort(status_code(error), error.message, trailing_metadata=(*trailers(error), *besides))
 
 
-class Streams:
+class Streams(OpenCalls):
     """The open streams of a server, `limit` at most, each held by the task that serves it."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._draining = False
-
-    def __len__(self) -> int:
-        return len(self._tasks)
+        super().__init__(limit, crowded="too many streams are open", ending=_ENDING)
 
     @asynccontextmanager
     async def held(self, context: Context, call: Call | None = None) -> AsyncIterator[None]:
         """Count the current task as a stream, of the client of `call`, until it leaves the block.
 
-        Raises LimitError when too many are open, of all or of that client, DrainingError when the server ends: then
-        also from whatever the block is waiting for. A client that leaves cancels as ever.
+        Raises as `taken`, and LimitError also when that client has too many.
         """
-        if self._draining:
-            raise _draining()
-        if len(self._tasks) >= self._limit:
-            raise LimitError("too many streams are open", retry_after_s=STREAM_RETRY_HINT_S)
-        task = asyncio.current_task()
-        assert task is not None, "a handler runs in a task"  # noqa: S101
-        self._tasks.add(task)
-        try:
-            with nullcontext() if call is None else call.streaming():
-                yield
-        except asyncio.CancelledError:
-            if not self._draining or context.cancelled():
-                raise
-            task.uncancel()
-            raise _draining() from None
-        finally:
-            self._tasks.discard(task)
-
-    def drain(self) -> None:
-        """End every stream now, and every later one at its beginning."""
-        self._draining = True
-        for task in self._tasks:
-            task.cancel()
+        with self.taken(context), nullcontext() if call is None else call.streaming():
+            yield
 
 
 class Unread:
@@ -370,4 +344,4 @@ _KINDS: dict[tuple[bool, bool], tuple[Callable[..., grpc.RpcMethodHandler[Any, A
 
 
 def _draining() -> DrainingError:
-    return DrainingError("the gateway is ending; reconnect")
+    return DrainingError(_ENDING)

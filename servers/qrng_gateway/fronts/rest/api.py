@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from aiohttp import hdrs, web
 
-from qrng_gateway.admission.access import Pass, bearer_key, certified_uri, uris_of
+from qrng_gateway.admission.access import Pass, certified_uri, uris_of
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.fronts.rest.bounds import MAX_DRAWS
 from qrng_gateway.fronts.rest.cross_origin import sharing_with
@@ -22,6 +22,7 @@ from qrng_gateway.fronts.rest.status_body import status_body
 from qrng_gateway.observation.metrics import CONTENT_TYPE, OTHER, Metrics
 from qrng_gateway.observation.status import Observer
 from qrng_gateway.quality.monte_carlo import DEFAULT_ITERATIONS, MAX_ITERATIONS, Comparison, as_json
+from qrng_grpc.client_keys import bearer_key
 from qrng_grpc.errors import AuthenticationError, QrngError
 from qrng_grpc.http_replies import Again, Reply, field_lines, json_reply, telling_errors
 from qrng_grpc.http_serving import Site, found, peer_of

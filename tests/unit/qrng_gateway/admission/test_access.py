@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from qrng_gateway.admission.access import ENDS_SOON_NS, Access, bearer_key, certified_uri, client_of_key, uris_of
-from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, changing_client_file, digest_of
+from qrng_gateway.admission.access import ENDS_SOON_NS, Access, certified_uri, client_of_key, uris_of
+from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, bearer_key, changing_client_file, digest_of
 from qrng_grpc.errors import AuthenticationError, ConfigError
 from qrng_grpc.testing.clock import ManualClock
 

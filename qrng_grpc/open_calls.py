@@ -1,0 +1,65 @@
+"""Calls that are open, of one kind: known, bounded, and ended at once when their server ends.
+
+Idea: each is held by the task that serves it, so that to end a call is to cancel its task, and what its client
+hears is why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc.aio
+
+from qrng_grpc.errors import DrainingError, LimitError
+
+RETRY_HINT_S = 1.0
+
+
+class OpenCalls:
+    """The open calls of a kind, `limit` at most.
+
+    `crowded` is what one too many hears, `ending` each of them when it is ended.
+    """
+
+    def __init__(self, limit: int, *, crowded: str, ending: str) -> None:
+        self.limit = limit
+        self._crowded = crowded
+        self._ending = ending
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @contextmanager
+    def taken(self, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+        """Be one of the calls within the block, which the current task serves.
+
+        Raises LimitError when too many are open, DrainingError when the server ends: then also from whatever the
+        block is waiting for. A client that leaves cancels as ever.
+        """
+        if self._draining:
+            raise DrainingError(self._ending)
+        if len(self._tasks) >= self.limit:
+            raise LimitError(self._crowded, retry_after_s=RETRY_HINT_S)
+        task = asyncio.current_task()
+        assert task is not None, "a handler runs in a task"  # noqa: S101
+        self._tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._draining or context.cancelled():
+                raise
+            task.uncancel()
+            raise DrainingError(self._ending) from None
+        finally:
+            self._tasks.discard(task)
+
+    def drain(self) -> None:
+        """End every call now, and every later one at its beginning."""
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
