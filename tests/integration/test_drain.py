@@ -96,6 +96,31 @@ async def test_a_flowing_subscription_ends_with_reconnect_and_loses_nothing_it_w
         assert accounting.pooled == 0
 
 
+async def test_a_slow_reader_is_told_to_reconnect_once_it_has_read_all_it_was_given() -> None:
+    """The end of a call waits behind its messages for as long as running calls may take."""
+    async with Stay(drain_timeout=300, buffer_size=8 << 20) as stay:
+        await stay.gateway.push(os.urandom(8 << 20))
+        call = stay.front.entropy.SubscribeEntropy(
+            SubscribeEntropyRequest(bytes_per_message=1024), metadata=stay.front.key
+        )
+        received = 0
+
+        async def read() -> Refusal:
+            nonlocal received
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                while (reply := await call.read()) is not grpc.aio.EOF:
+                    received += len(reply.data)
+                    await asyncio.sleep(0.002)  # the pace of a slow reader
+            return refusal_of(caught.value)
+
+        reading = asyncio.create_task(read())
+        await until(lambda: received > 10_000)
+        await stay.end()
+        assert is_reconnect(await reading)
+        # No more than the message that waited for room when the end came is counted as served and not sent.
+        assert stay.gateway.gateway.accounting().served - received in (0, 1024)
+
+
 async def test_a_subscription_that_waits_for_bytes_ends_with_reconnect() -> None:
     """A claim in line leaves it when the gateway ends, in every kind of call."""
     async with Stay(drain_timeout=300, max_wait=60) as stay:

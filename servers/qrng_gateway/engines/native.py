@@ -288,6 +288,7 @@ class NativeServer(grpc.aio.Server):
                 keepalive_timeout_ms=NO_ACK_MS,
                 max_concurrent_streams=self._max_streams,
                 max_metadata_size=MAX_METADATA_BYTES,
+                metrics=True,
             )
         except OSError as error:
             raise RuntimeError(f"cannot bind to {address}") from error
@@ -315,6 +316,7 @@ class NativeServer(grpc.aio.Server):
     async def stop(self, grace: float | None) -> None:
         """Refuse new calls, let those that run finish for `grace` seconds, end them, and close all connections."""
         self._stopping = True
+        until_s = monotonic() + (grace or 0)
         others = asyncio.ensure_future(self._fallback.stop(grace))
         tasks = {call.task for call in self._calls.values() if call.task is not None}
         if tasks and grace:
@@ -322,6 +324,7 @@ class NativeServer(grpc.aio.Server):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, others, return_exceptions=True)
+        await self._hand_out(until_s)
         await asyncio.to_thread(self._close)
         self._ended.set()
 
@@ -346,6 +349,17 @@ class NativeServer(grpc.aio.Server):
             else:
                 self._methods[path] = _Method.of(handler, streams=method.server_streaming)
         self._fallback.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, passed_on),))
+
+    async def _hand_out(self, until_s: float) -> None:
+        """Return once what calls were answered is on its way to clients that read, but at `until_s` at the latest.
+
+        A call is over for us before its last message and its status are: they wait for room, and the front, when it is
+        closed, gives them 0.1 s.
+        """
+        wait_s = _FIRST_LOOK_S
+        while _has_open_calls(self._front) and monotonic() < until_s:
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_LOOK_S)
 
     def _close(self) -> None:
         self._front.close()
@@ -458,6 +472,16 @@ def _on_this_machine(peer: str) -> str:
     """Return `peer`, or, if it reached us by a Unix socket, an address with the number of its connection."""
     family, _, rest = peer.partition(":")
     return f"{THIS_MACHINE}:{rest}" if family == "unix" else peer
+
+
+def _has_open_calls(front: NativeGrpcFront) -> bool:
+    """Say whether the status of any call is still to be sent."""
+    counts = front.metrics()
+    assert counts is not None, "the front was told to count"  # noqa: S101
+    return any(
+        method["started"] > sum(ended["count"] for ended in method["status"].values())
+        for method in counts["methods"].values()
+    )
 
 
 def _refuse(front: NativeGrpcFront, call_id: int, error: QrngError) -> None:
