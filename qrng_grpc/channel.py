@@ -18,7 +18,7 @@ import grpc.aio
 
 from qrng_grpc.config import is_loopback
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.files import refuse_shared
+from qrng_grpc.files import refuse_shared, shown_path, why_unreadable
 
 MAX_RECEIVE_BYTES = (4 << 20) + (64 << 10)
 """The largest message a client reads: 4 MiB and the labels around them."""
@@ -142,4 +142,4 @@ def _content(name: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError([f"{name} {path}: cannot be read ({type(error).__name__})"]) from None
+        raise ConfigError([f"{name} {shown_path(path)}: {why_unreadable(error)}"]) from None

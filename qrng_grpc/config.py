@@ -2,7 +2,8 @@
 
 Idea: a program's settings are one model. Values come, strongest first, from the command line, the
 environment, a `.env` file, a YAML file and the model's defaults; names that nobody knows are
-mistakes, and every mistake is reported in one go, by setting name and without its value. A file that
+mistakes, and every mistake is reported in one go, by setting name and without its value. The name is
+the one that was written: a variable's, or a key's of YAML (`Spelling`). A file that
 sets a secret must be its reader's alone; one without secrets may be anybody's to read. The environment
 is an argument, so that nothing ambient changes a test.
 
@@ -16,15 +17,16 @@ import difflib
 import io
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from dotenv.parser import parse_stream
-from pydantic import BaseModel, GetCoreSchemaHandler, SecretStr, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, PrivateAttr, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core.core_schema import CoreSchema, no_info_before_validator_function
 from pydantic_settings import (
@@ -35,11 +37,57 @@ from pydantic_settings import (
 )
 
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.files import refuse_shared
+from qrng_grpc.files import UnusableFileError, refuse_shared, shown_path, why_unreadable
 
 NESTING = "__"
 PLACEHOLDER = re.compile(r"replace-with(-[a-z0-9]+)+")
 """What stands in a file that is shared where everybody must put a value of their own; never a value itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """The names of settings as whoever set them wrote them, or would write them: variables, or keys of YAML.
+
+    `written` says by the name of a variable how it was written in the strongest layer that has it, `keys` are the
+    settings in the YAML file; what is in neither is spelt as a variable where there are `variables`. No two of
+    them differ, since they are no part of what settings say.
+    """
+
+    prefix: str = field(default="", compare=False)
+    written: Mapping[str, str] = field(default_factory=dict, compare=False)
+    keys: Set[str] = field(default=frozenset(), compare=False)
+    variables: bool = field(default=False, compare=False)
+
+    def name(self, setting: str) -> str:
+        """Return the name of a setting, given as the model has it: parts of a tree by dots."""
+        parts = setting.split(".")
+        for depth in range(len(parts), 0, -1):
+            variable = self._variable(parts[:depth])
+            if variable in self.written:
+                return ".".join((self.written[variable], *parts[depth:]))
+        if not self.variables or parts[0] in self.keys:
+            return setting
+        return ".".join((self._variable(parts[:1]), *parts[1:]))
+
+    def mistake(self, mistake: str, model: type[BaseModel]) -> str:
+        """Return a mistake in settings of a `model`, NAME: TEXT, with all names of settings as they are spelt."""
+        setting, colon, text = mistake.partition(":")
+        top = setting.partition(".")[0]
+        if not colon or top not in model.model_fields:
+            return mistake
+        if setting == top:  # the parts of a tree speak of each other by names that settings beside it may have too
+            text = _names_in_texts(model).sub(lambda found: self.name(found[0]), text)
+        return f"{self.name(setting)}:{text}"
+
+    def _variable(self, parts: Sequence[str]) -> str:
+        return self.prefix + NESTING.join(parts).upper()
+
+
+@cache
+def _names_in_texts(model: type[BaseModel]) -> re.Pattern[str]:
+    """Return what finds the settings of a `model` in a text: names of several words, others where a value follows."""
+    names = [name if "_" in name else f"{name}(?==)" for name in sorted(model.model_fields, reverse=True)]
+    return re.compile(rf"(?<![\w./-])(?:{'|'.join(names)})(?![\w/-]|\.\w)")
 
 
 class Settings(BaseSettings):
@@ -48,6 +96,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, env_nested_delimiter=NESTING, validate_default=True
     )
+
+    _spelling: Spelling = PrivateAttr(default_factory=Spelling)
+
+    def spelt_by(self, spelling: Spelling) -> Self:
+        """Keep how the names of settings were written, for mistakes that show later. Returns these settings."""
+        self._spelling = spelling
+        return self
+
+    def spelt(self, mistake: str) -> str:
+        """Return a mistake in these settings, NAME: TEXT, with names as they were written."""
+        return self._spelling.mistake(mistake, type(self))
 
     @classmethod
     def settings_customise_sources(
@@ -155,7 +214,7 @@ def load(
     dotenv: dict[str, str] = {}
     for path in env_files:
         lines = read_env_file(path, mistakes)
-        mistakes += _exposed(path, model, _values(model, prefix, lines))
+        mistakes += _exposed(path, model, _values(model, prefix, lines), Spelling(prefix, variables=True))
         dotenv |= lines
     flags = {prefix + name: value for name, value in (overrides or {}).items()}
     # In upper case before they are merged, or a weaker layer could win by another spelling.
@@ -163,20 +222,25 @@ def load(
     ours = {name: value for name, value in merged.items() if name.startswith(prefix)}
     values = {} if yaml_file is None else read_yaml(yaml_file, mistakes)
     if yaml_file is not None:
-        mistakes += _exposed(yaml_file, model, values)
+        mistakes += _exposed(yaml_file, model, values, Spelling())
+    written = {name: name for name in ours} | {(prefix + name).upper(): name for name in overrides or {}}
+    spelling = Spelling(prefix, written, frozenset(values), variables=yaml_file is None)
     stronger = _values(model, prefix, ours)
     mistakes += _unknown_names(model, prefix, ours, stronger)
     _overlay(values, stronger)
     unfilled = tuple(_placeholders(values))
-    mistakes += [f"{name}: still the placeholder of a file that is shared; give your own value" for name in unfilled]
+    mistakes += [
+        f"{spelling.name(name)}: still the placeholder of a file that is shared; give your own value"
+        for name in unfilled
+    ]
     try:
         settings = model(**values)
     except (ValidationError, ConfigError) as error:
-        found = mistakes_of(error, model)
-        raise ConfigError(mistakes + [mistake for mistake in found if mistake.split(":")[0] not in unfilled]) from None
+        found = [mistake for mistake in mistakes_of(error, model) if mistake.split(":")[0] not in unfilled]
+        raise ConfigError(mistakes + [spelling.mistake(mistake, model) for mistake in found]) from None
     if mistakes:
         raise ConfigError(mistakes)
-    return settings
+    return settings.spelt_by(spelling)
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -232,7 +296,7 @@ def read_env_file(path: Path, mistakes: list[str]) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
+        mistakes.append(f"{shown_path(path)}: {why_unreadable(error)}")
         return {}
     values: dict[str, str] = {}
     for line in parse_stream(io.StringIO(text)):
@@ -248,14 +312,15 @@ def _values(model: type[Settings], prefix: str, environ: Mapping[str, str]) -> d
     return _Environment(model, prefix, environ)()
 
 
-def _exposed(path: Path, model: type[Settings], values: Mapping[str, Any]) -> list[str]:
+def _exposed(path: Path, model: type[Settings], values: Mapping[str, Any], spelling: Spelling) -> list[str]:
     """Return a mistake when the file at `path`, which sets `values`, holds a secret and is not its reader's alone."""
     secrets = sorted(set(_secrets(model, values)))
     if secrets:
         try:
             refuse_shared(path)
         except ValueError as error:
-            return [f"{path}: sets {', '.join(secrets)}, so it must be yours alone, but {error}"]
+            names = ", ".join(map(spelling.name, secrets))
+            return [f"{path}: sets {names}, so it must be yours alone, but {error}"]
     return []
 
 
@@ -284,7 +349,7 @@ def read_yaml(path: Path, mistakes: list[str]) -> dict[str, Any]:
     try:
         content = _StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{path}: cannot be read ({type(error).__name__})")
+        mistakes.append(f"{shown_path(path)}: {why_unreadable(error)}")
         return {}
     except _NOT_YAML as error:
         where = getattr(error, "problem_mark", None)
@@ -353,10 +418,15 @@ def mistakes_of(error: ValidationError | ConfigError, model: type[BaseModel]) ->
 
 
 def describe_mistake(error: Any, model: type[BaseModel]) -> str:
-    """Return an error of pydantic's as one line, by name and without the value."""
+    """Return an error of pydantic's as one line, by name and without the value; of a file, with its path."""
     name = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "missing":
         return f"{name}: required"
     if error["type"] == "extra_forbidden":
         return f"{name}: there is no such setting{_hint(name, model, None)}"
-    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
+    fault, where = error.get("ctx", {}).get("error"), ""
+    if isinstance(fault, UnusableFileError):
+        where = f"{fault.path}: "
+    elif error["type"].startswith("path_not_"):  # pydantic's own: there is no such file, or it is a directory
+        where = f"{shown_path(error['input'])}: "
+    return f"{name}: {where}{str(error['msg']).removeprefix('Value error, ')}"

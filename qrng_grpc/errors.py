@@ -119,6 +119,10 @@ class WeakerSourceError(QrngError):
     reason = "WEAKER_SOURCE"
 
 
+ENDING = "the server is ending; reconnect"
+"""What callers hear when a server ends, from the server and from our clients."""
+
+
 class DrainingError(QrngError):
     """The server ends; reconnect."""
 

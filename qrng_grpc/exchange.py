@@ -8,8 +8,9 @@ Idea: what is true of an exchange whether a thread or an event loop makes it sta
     bidi_streaming      one call, kept open, for one exchange after the other
 
 Of a refusal we take the status code's name, the time to stay away where it names one, the reason where the server is
-one of ours, and which of a few known *symptoms* it shows: an address that does not resolve, a port on which no gRPC
-is spoken. Its texts and other metadata are neither kept nor raised, not as the cause of an error either.
+one of ours, and which of a few known *symptoms* it shows: an address that does not resolve, one that no route leads
+to, a port on which no gRPC is spoken. Its texts and other metadata are neither kept nor raised, not as the cause of an
+error either.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Symptom(Enum):
     """What else is known of a call that failed, and helps to find out why."""
 
     UNRESOLVED = "the address does not resolve"
+    UNROUTED = "no route leads from this machine to that address"
     REFUSED = "nothing listens there"
     NO_GRPC = "what answers there does not speak gRPC"
     TLS = "the TLS handshake failed"
@@ -82,11 +84,16 @@ _SYMPTOMS = (
     ("Failed parsing HTTP/2", Symptom.NO_GRPC),
     ("http1.x server", Symptom.NO_GRPC),
     ("http2 header with status", Symptom.NO_GRPC),
+    ("Network is unreachable", Symptom.UNROUTED),
+    ("No route to host", Symptom.UNROUTED),
+    ("Host is down", Symptom.UNROUTED),
+    ("Address family not supported", Symptom.UNROUTED),
     ("Connection refused", Symptom.REFUSED),
     ("connect failed", Symptom.REFUSED),
     ("Socket closed", Symptom.BROKEN_OFF),
 )
-"""Words of gRPC's own, in the order in which they count. A peer can write them too, and gains nothing by it."""
+"""Words of gRPC's own, and of the system's, in the order in which they count: "connect failed" stands before others of
+these. A peer can write them too, and gains nothing by it."""
 _TOO_LARGE = "Received message larger than max"
 
 
@@ -188,15 +195,19 @@ def failure_of_call(
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in words:
         return MalformedReplyError("the reply is larger than any that this request calls for")
     beside = tuple(trailers or ())
-    symptom = next((symptom for known, symptom in _SYMPTOMS if known in words), None)
     hint_s = pushback_s(beside)
     return GrpcStatusError(
         status,
         retry_after_s=hint_s if status in _PUSHING_BACK else None,
-        symptom=symptom,
+        symptom=symptom_in(words),
         told=error_from_trailers(beside, status),
         forbids_retry=hint_s is None and any(key == PUSHBACK_KEY for key, _ in beside),
     )
+
+
+def symptom_in(details: str | None) -> Symptom | None:
+    """Return the symptom that the text of a call's end tells of, if any. The text is looked through, never kept."""
+    return next((symptom for known, symptom in _SYMPTOMS if known in (details or "")), None)
 
 
 def pushback_s(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:

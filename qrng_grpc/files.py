@@ -23,6 +23,7 @@ LOOK_S = 1.0
 FIRST_RETRY_LOOKS = 8
 LAST_RETRY_LOOKS = 600
 """After how many looks files that were found unusable are tried again, though they are as they were. It doubles."""
+_LONGEST_SHOWN = 255
 
 T = TypeVar("T")
 _Stamp = tuple[tuple[int, ...] | None, ...]
@@ -93,6 +94,36 @@ class Watched(Generic[T]):
         return tuple(_stamp_of(path) for path in self._paths)
 
 
+class UnusableFileError(ValueError):
+    """A file that a setting names cannot be used. Its text says why; `path` which file, as it may be shown."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(reason)
+        self.path = shown_path(path)
+
+
+def shown_path(path: Path | str) -> str:
+    """Return a path to be shown, without what somebody put in its place that belongs into the file."""
+    text = str(path)
+    is_one = text.isprintable() and len(text) <= _LONGEST_SHOWN and "-----BEGIN" not in text
+    return text if is_one else "something that is no path"
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Let what the block says against a file, a ValueError, be known as said of the one at `path`."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnusableFileError(path, str(error)) from None
+
+
+def why_unreadable(error: OSError | UnicodeError) -> str:
+    """Say why a file cannot be read, in the system's words: it is not there, a directory, or not for us to read."""
+    why = "not text in UTF-8" if isinstance(error, UnicodeError) else error.strerror
+    return f"cannot be read ({why or type(error).__name__})"
+
+
 def refuse_shared(path: Path) -> None:
     """Refuse a secret that others could read or exchange: ours alone, or root's and readable by a group of ours.
 
@@ -117,7 +148,7 @@ def _state_of_ours(path: Path) -> os.stat_result:
     try:
         state = path.stat()
     except OSError as error:
-        raise ValueError(f"cannot be read ({type(error).__name__})") from None
+        raise ValueError(why_unreadable(error)) from None
     if state.st_uid not in (os.geteuid(), 0):
         raise ValueError("belongs to another user")
     return state

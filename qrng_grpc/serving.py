@@ -107,12 +107,17 @@ def _age_options(age: ConnectionAge | None) -> Iterator[tuple[str, int]]:
 
 @asynccontextmanager
 async def serving_grpc(
-    server: grpc.aio.Server, address: str, grace: Grace, credentials: grpc.ServerCredentials | None = None
+    server: grpc.aio.Server,
+    address: str,
+    grace: Grace,
+    credentials: grpc.ServerCredentials | None = None,
+    *,
+    setting: str = "",
 ) -> AsyncIterator[str]:
     """Serve at `address` (HOST:PORT, port 0 for a free one, or unix:PATH); yields it with the real port.
 
     Without `credentials` in plaintext. Leaving, it lets running calls finish while `grace` lasts and then
-    ends them. Raises ConfigError when it cannot listen there.
+    ends them. Raises ConfigError when it cannot listen there, with the `setting` that says where.
     """
     try:
         if credentials is None:
@@ -121,7 +126,8 @@ async def serving_grpc(
             port = server.add_secure_port(address, credentials)
     except RuntimeError:
         doubt = "is it in use, or its directory missing?" if address.startswith("unix:") else "is it in use?"
-        raise ConfigError([f"{address}: cannot listen there; {doubt}"]) from None
+        named = f"{setting}: " if setting else ""
+        raise ConfigError([f"{named}{address}: cannot listen there; {doubt}"]) from None
     await server.start()
     try:
         yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

@@ -19,10 +19,10 @@ import datetime
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import grpc
 from cryptography import x509
@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.files import Watched, refuse_shared
+from qrng_grpc.files import Watched, about, refuse_shared, shown_path, why_unreadable
 from qrng_grpc.logs import get_log
 
 EXPIRES_SOON = datetime.timedelta(days=14)
@@ -106,45 +106,39 @@ class Chain:
 
 
 def read_chain(path: Path, purpose: Purpose) -> Chain:
-    """Read a certificate and its intermediates. Raises ValueError when they cannot be used for `purpose` now."""
-    pem = _content(path)
-    certificates = _certificates(pem)
-    now = datetime.datetime.now(datetime.UTC)
-    for certificate in certificates:
-        if certificate.not_valid_after_utc <= now:
-            raise ValueError(f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
-        if certificate.not_valid_before_utc > now:
-            raise ValueError(f"is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on")
-    if not _serves(certificates[0], purpose):
-        raise ValueError(f"is not a {purpose}'s certificate, by its extended key usage")
+    """Read a certificate and its intermediates.
+
+    Raises UnusableFileError when they cannot be used for `purpose` now.
+    """
+    with about(path):
+        pem = _content(path)
+        certificates = _certificates(pem)
+        _check_times(certificates)
+        if not _serves(certificates[0], purpose):
+            raise ValueError(f"is not a {purpose}'s certificate, by its extended key usage")
     return Chain(pem, certificates)
 
 
 def read_key(path: Path, chain: Chain | None) -> bytes:
-    """Read a private key, and check that it is that of `chain` where there is one. Raises ValueError if not usable."""
-    refuse_shared(path)
-    pem = _content(path)
-    try:
-        key = load_pem_private_key(pem, password=None)
-    except TypeError:
-        raise ValueError("is encrypted; give the key without a passphrase, in a file of mode 0600") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("holds no private key in PEM") from None
-    if not isinstance(key, rsa.RSAPrivateKey) and not _is_common_ecdsa(key):
-        raise ValueError("is neither an RSA key nor an ECDSA key of P-256 or P-384, which is what gRPC takes")
-    if chain is not None:
-        if key.public_key() != chain.certificates[0].public_key():
-            raise ValueError("is not the key of the certificate")
-        _load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), chain.pem, pem)
+    """Read a private key, and check that it is that of `chain` where there is one. Raises UnusableFileError."""
+    with about(path):
+        refuse_shared(path)
+        pem = _content(path)
+        key = _private_key(pem)
+        if chain is not None:
+            if key.public_key() != chain.certificates[0].public_key():
+                raise ValueError("is not the key of the certificate")
+            _load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), chain.pem, pem)
     return pem
 
 
 def read_authorities(path: Path) -> bytes:
-    """Read the certificates of authorities. Raises ValueError when it holds none, or all have expired."""
-    pem = _content(path)
-    now = datetime.datetime.now(datetime.UTC)
-    if all(certificate.not_valid_after_utc <= now for certificate in _certificates(pem)):
-        raise ValueError("every certificate in it has expired")
+    """Read the certificates of authorities. Raises UnusableFileError when it holds none, or all have expired."""
+    with about(path):
+        pem = _content(path)
+        now = datetime.datetime.now(datetime.UTC)
+        if all(certificate.not_valid_after_utc <= now for certificate in _certificates(pem)):
+            raise ValueError("every certificate in it has expired")
     return pem
 
 
@@ -333,7 +327,7 @@ def _noting(mistakes: list[str], path: Path | None, read: Callable[[Path], T]) -
     try:
         return read(path)
     except ValueError as error:
-        mistakes.append(f"{path}: {error}")
+        mistakes.append(f"{shown_path(path)}: {error}")
         return None
 
 
@@ -341,7 +335,7 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot be read ({type(error).__name__})") from None
+        raise ValueError(why_unreadable(error)) from None
 
 
 def _certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -351,7 +345,30 @@ def _certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
         raise ValueError("holds no certificate in PEM, or a broken one") from None
 
 
-def _is_common_ecdsa(key: object) -> bool:
+def _private_key(pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    """Return the key in `pem`. Raises ValueError when there is none, or none that gRPC takes."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise ValueError("is encrypted; give the key without a passphrase, in a file of mode 0600") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("holds no private key in PEM") from None
+    if isinstance(key, rsa.RSAPrivateKey) or _is_common_ecdsa(key):
+        return key
+    raise ValueError("is neither an RSA key nor an ECDSA key of P-256 or P-384, which is what gRPC takes")
+
+
+def _check_times(certificates: Sequence[x509.Certificate]) -> None:
+    """Refuse certificates of which one is not valid now. Raises ValueError."""
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in certificates:
+        if certificate.not_valid_after_utc <= now:
+            raise ValueError(f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+        if certificate.not_valid_before_utc > now:
+            raise ValueError(f"is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on")
+
+
+def _is_common_ecdsa(key: object) -> TypeGuard[ec.EllipticCurvePrivateKey]:
     return isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
 
 

@@ -14,7 +14,7 @@ from qrng_cli.profiles import chosen_env_files
 from qrng_client import Allowance, ChunkRange, EntropyClient, Processing, SourceClass, Wanted
 from qrng_client.settings import ENV_PREFIX, client_settings
 from qrng_grpc.config import read_env_file
-from qrng_grpc.errors import AuthenticationError
+from qrng_grpc.errors import AuthenticationError, ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,7 +52,9 @@ _SERVER = (
         help="A .env file with settings of clients, QR_... Of several, the later wins.",
     ),
     click.option(
-        "--address", metavar="HOST:PORT", help="The server. Default: QR_GRPC_SERVER_ADDRESS, localhost:50051."
+        "--address",
+        metavar="HOST:PORT",
+        help="The server: HOST:PORT, [IPV6]:PORT or unix:PATH. Default: QR_GRPC_SERVER_ADDRESS, localhost:50051.",
     ),
     click.option(
         "--timeout",
@@ -117,7 +119,10 @@ def open_client(server: Server) -> EntropyClient:
     """
     environ = client_environ(server)
     if not any(environ.get(f"{ENV_PREFIX}GRPC_{name}") for name in ("API_KEY", "CERT_FILE", "SERVER_ADDRESS")):
-        raise AuthenticationError("no API key: set QR_GRPC_API_KEY; beside `qrng up`: set -a; . var/client.env; set +a")
+        raise AuthenticationError(
+            "no API key: set QR_GRPC_API_KEY; beside `qrng up` (make run) add --env-file var/client.env, or once for"
+            " all: set -a; . var/client.env; set +a"
+        )
     return EntropyClient.from_env(environ)
 
 
@@ -128,6 +133,7 @@ def client_environ(server: Server) -> dict[str, str]:
     a file with a key in it that others can read.
     """
     files = (*chosen_env_files(), *server["env_files"])
+    _refuse_not_made(files)
     lines = {name.upper(): value for file in files for name, value in read_env_file(file, []).items()}
     said = {name: value for name, value in lines.items() if name.startswith(ENV_PREFIX)}
     environ = os.environ | _options_as_settings(server)
@@ -139,6 +145,14 @@ def client_environ(server: Server) -> dict[str, str]:
     return said | unsaid
 
 
+def _refuse_not_made(files: Iterable[Path]) -> None:
+    """Refuse a file that `qrng up` would make, and has not. Raises ConfigError."""
+    for file in files:
+        if file.name in _MADE_BY_UP and not file.exists():
+            raise ConfigError([f"{file}: not there; `qrng up` (make run), in another terminal, makes it"])
+
+
+_MADE_BY_UP = ("client.env", "demo.env")
 _SERVICES = ("QR_GRPC_SERVICE", "QR_GRPC_METHOD_PATH", "QR_GRPC_STREAM_METHOD_PATH")
 """What names the service that is spoken to."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,9 +90,9 @@ def _judge(trees: Mapping[str, _Tree], verdict: Verdict, read: Callable[[str, _T
         for prefix in [prefix for prefix, tree in trees.items() if tree]:
             own = Path(scratch, prefix)
             own.mkdir()
-            tree, needed = _completed(prefix, trees, own, verdict.notes)
+            tree, lacking = _completed(prefix, trees, own, verdict.notes)
             try:
-                could[prefix] = read(prefix, tree, needed, own)
+                could[prefix] = read(prefix, tree, lacking, own)
             except ConfigError as error:
                 verdict.mistakes += error.mistakes
         verdict.mistakes += misfits(could, {prefix: frozenset(tree) for prefix, tree in trees.items()})
@@ -110,44 +110,41 @@ def _completed(prefix: str, trees: Mapping[str, _Tree], scratch: Path, notes: li
     )
     tree = stand_ins.complete(given)
     notes += [_spelt(note, prefix) for note in stand_ins.notes]
-    return tree, {name: value for name, value in _needed(prefix, tree).items() if name not in tree}
+    return tree, {name: value for name, value in needed(prefix, tree).items() if name not in tree}
 
 
-def _needed(prefix: str, tree: _Tree) -> _Tree:
-    """Return what a program cannot be without, as `qrng up` would make it."""
+def needed(prefix: str, tree: Container[str]) -> dict[str, str]:
+    """Return what a program whose settings are `tree` cannot be without, as `qrng up` would make it."""
     if prefix == CLIENT:
         return {}
-    needed = {"pool_id": ID, "state_dir": "."}
+    values = {"pool_id": ID, "state_dir": "."}
     if "signing_keys_file" not in tree:
-        needed |= {"hmac_secret_key": "stand-in-" * 4, "hmac_key_id": ID}
+        values |= {"hmac_secret_key": "stand-in-" * 4, "hmac_key_id": ID}
     if prefix == COLLECTOR or "signing_keys_file" not in tree:
-        needed |= {"collector_id": ID, "best_class": "operating_system"}
+        values |= {"collector_id": ID, "best_class": "operating_system"}
     if prefix == GATEWAY and "api_keys_file" not in tree:
-        needed |= {"api_keys": "stand-in-" * 4}
+        values |= {"api_keys": "stand-in-" * 4}
     if prefix == COLLECTOR and "pools" not in tree:
-        needed |= {"push_url": "127.0.0.1:1"}
+        values |= {"push_url": "127.0.0.1:1"}
     elif prefix == COLLECTOR:
-        del needed["pool_id"]
-    return needed
+        del values["pool_id"]
+    return values
 
 
-def _as_environment(prefix: str, tree: _Tree, needed: _Tree, _scratch: Path) -> Settings:
+def _as_environment(prefix: str, tree: _Tree, lacking: _Tree, _scratch: Path) -> Settings:
     """Read settings as lines of a `.env` file. Raises ConfigError, by the names in it."""
     lines = {
         prefix + name.upper(): value if isinstance(value, str) else json.dumps(value)
-        for name, value in (needed | tree).items()
+        for name, value in (lacking | tree).items()
     }
-    try:
-        return _load(prefix, environ=lines)
-    except ConfigError as error:
-        raise ConfigError([_spelt(mistake, prefix) for mistake in error.mistakes]) from None
+    return _load(prefix, environ=lines)
 
 
-def _as_yaml(prefix: str, tree: _Tree, needed: _Tree, scratch: Path) -> Settings:
+def _as_yaml(prefix: str, tree: _Tree, lacking: _Tree, scratch: Path) -> Settings:
     """Read settings as YAML. Raises ConfigError, by file and name."""
     path = scratch / YAML_FILES[prefix]
     path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(needed | tree))
+    path.write_text(yaml.safe_dump(lacking | tree))
     try:
         return _load(prefix, environ={}, yaml_file=path)
     except ConfigError as error:

@@ -101,7 +101,13 @@ def command(
         raise click.UsageError("a profile has no effect here: it is for collectors, gateways and clients")
     config = _config(kind, settings, {name: value for name, value in listener.items() if value is not None})
     end_with(end_with_fd)
-    main(config)
+    try:
+        main(config)
+    except ConfigError as error:
+        mistakes = [_spelt(mistake) for mistake in error.mistakes]
+    else:
+        return
+    raise ConfigError(mistakes)
 
 
 def _config(kind: str, settings: tuple[tuple[str, str], ...], listener: dict[str, Any]) -> SourceServerConfig:
@@ -117,7 +123,7 @@ def _config(kind: str, settings: tuple[tuple[str, str], ...], listener: dict[str
 
 
 def _told(mistake: Any, kind: str) -> str:
-    """Return a mistake as one line, by the name of the setting; of a source with the nearest that its kind has."""
+    """Return a mistake as one line, by the option at fault; of a source by its setting, with the nearest there is."""
     from qrng_grpc.config import describe_mistake  # noqa: PLC0415
     from qrng_grpc.sources.kinds import settings_of  # noqa: PLC0415
     from qrng_source_server.config import SourceServerConfig  # noqa: PLC0415
@@ -125,7 +131,16 @@ def _told(mistake: Any, kind: str) -> str:
     first, *inside = mistake["loc"] or ("",)
     if first == "source" and inside:
         return f"source.{describe_mistake(mistake | {'loc': tuple(inside)}, settings_of(kind))}"
-    return describe_mistake(mistake, SourceServerConfig)
+    return _spelt(describe_mistake(mistake, SourceServerConfig))
+
+
+def _spelt(mistake: str) -> str:
+    """Return a mistake with the options that stand for settings of the listener."""
+    from qrng_grpc.config import Spelling  # noqa: PLC0415
+    from qrng_source_server.config import SourceServerConfig  # noqa: PLC0415
+
+    options = {str(parameter.name).upper(): parameter.opts[0] for parameter in command.params}
+    return Spelling(written=options).mistake(mistake, SourceServerConfig)
 
 
 def _refuse_secrets(kind: str, settings: tuple[tuple[str, str], ...]) -> None:

@@ -76,7 +76,7 @@ def prepare(var: Path, profile: Path | None, settings: Mapping[str, str]) -> Pla
     addresses = {
         name: getattr(serve, name) for name in ("listen_address", "push_listen_address", "rest_listen_address")
     }
-    client, push, rest = (_reachable(name, address) for name, address in addresses.items())
+    client, push, rest = (_reachable(gateway.ENV_PREFIX + name.upper(), address) for name, address in addresses.items())
 
     wanted = {"state_dir": str(state_dirs[1])}
     if _PUSH_URL not in beside_demo:
@@ -141,7 +141,8 @@ def _push_tls(serve: gateway.GatewayConfig, collect: collector.CollectorConfig) 
         return None
     if collect.push_tls_files is None or collect.push_cert_file is None:
         needed = ", ".join(collector.ENV_PREFIX + name for name in ("PUSH_CA_FILE", "PUSH_CERT_FILE", "PUSH_KEY_FILE"))
-        raise ConfigError([f"push_tls_cert_file: with it the collector must show a certificate too; set {needed}"])
+        mistake = f"push_tls_cert_file: with it the collector must show a certificate too; set {needed}"
+        raise ConfigError([serve.spelt(mistake)])
     return collect.push_tls_files
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qrng_cli.connection import Server, in_words, open_client, printable, server_options
-from qrng_client import Allowance, GatewayStatus
+from qrng_client import Allowance, EntropyClient, GatewayStatus, UnsupportedError
 from qrng_client.status import Accounting, Collector
 
 _LAST_S = 253_402_300_799
@@ -26,19 +26,28 @@ _LAST_S = 253_402_300_799
 @click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
 @server_options
 def command(as_json: bool, **server: Any) -> None:
-    """Show how a gateway does: its pool, its collectors, where its bytes went.
+    """Show how a gateway does: its pool, its collectors, where its bytes went. Of `qrng serve-source`: what it served.
 
     \b
       qrng status
       qrng status --json | jq .pooled_bytes
     """
     with open_client(Server(**server)) as client:  # type: ignore[typeddict-item]
-        status, left = client.status(), client.allowance
+        status, left = _asked(client), client.allowance
     if as_json:
         allowance = {"allowance": None if left is None else asdict(left)}
         click.echo(json.dumps(asdict(status) | allowance, indent=2, default=_plain))
     else:
         Console().print(table(status, left))
+
+
+def _asked(client: EntropyClient) -> GatewayStatus:
+    """Return what the server says. Raises UnsupportedError, in words of this command, for a server that is not ours."""
+    try:
+        return client.status()
+    except UnsupportedError as error:
+        said = error.message
+    raise UnsupportedError(f"{said}: only gateways and `qrng serve-source` have a status")
 
 
 def table(status: GatewayStatus, left: Allowance | None) -> Table:
@@ -50,13 +59,32 @@ def table(status: GatewayStatus, left: Allowance | None) -> Table:
 
 
 def _facts(status: GatewayStatus, left: Allowance | None) -> list[tuple[str, str]]:
-    accounting = status.accounting
+    allowed = [] if left is None else [("left", f"{in_words(left)}, for this key")]
     return [
         ("state", status.state),
+        *(_pool_facts(status) if status.capacity_bytes else _direct_facts(status)),
+        *allowed,
+        ("up", f"{status.uptime_s:.0f} s, version {status.version}"),
+        *(("warning", warning) for warning in status.warnings),
+    ]
+
+
+def _direct_facts(status: GatewayStatus) -> list[tuple[str, str]]:
+    """Return what there is to know of a server without a pool."""
+    return [
+        ("pool", "none: this server reads its source when somebody asks"),
+        ("served", f"{status.accounting.served_bytes:,} bytes in {status.served_claims:,} requests"),
+        ("waiting", f"{status.waiting_claims:,} requests"),
+    ]
+
+
+def _pool_facts(status: GatewayStatus) -> list[tuple[str, str]]:
+    accounting = status.accounting
+    return [
         (
             "pool",
             f"{status.pooled_bytes:,} of {status.capacity_bytes:,} bytes,"
-            f" {100 * status.pooled_bytes / max(1, status.capacity_bytes):.0f} % full, id {status.pool_id}",
+            f" {100 * status.pooled_bytes / status.capacity_bytes:.0f} % full, id {status.pool_id}",
         ),
         *(
             (
@@ -80,9 +108,6 @@ def _facts(status: GatewayStatus, left: Allowance | None) -> list[tuple[str, str
         *(("gone", fate) for fate in _fates(accounting)),
         ("rate", _rates(status)),
         ("waiting", f"{status.waiting_claims:,} claims"),
-        *(("left", f"{in_words(left)}, for this key") for left in (left,) if left is not None),
-        ("up", f"{status.uptime_s:.0f} s, version {status.version}"),
-        *(("warning", warning) for warning in status.warnings),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -14,6 +15,7 @@ from qrng_client.allowance import Allowance, read_allowance
 from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
 from qrng_client.failures import error_of_call
 from qrng_client.requests import MAX_REQUEST_BYTES, Patience, RequestBook, Subscription, Wanted, Wish
+from qrng_client.servers import told_by_setting
 from qrng_client.settings import client_settings, endpoint_of
 from qrng_client.status import GatewayStatus, read_status
 from qrng_grpc.channel import Endpoint, open_async_channel
@@ -86,18 +88,21 @@ class AsyncEntropyClient:
         Arguments count more than settings. Raises ConfigError, also for several addresses: a gateway is one server.
         """
         settings = client_settings(environ)
-        return cls(
-            settings.only_address,
-            api_key=settings.grpc_api_key.get_secret_value(),
-            api_key_header=settings.grpc_api_key_header,
-            timeout_s=settings.timeout_s,
-            tls=tls or settings.grpc_tls,
-            ca_file=ca_file or settings.grpc_ca_file,
-            cert_file=cert_file or settings.grpc_cert_file,
-            key_file=key_file or settings.grpc_key_file,
-            allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback
-            or settings.grpc_allow_plaintext_beyond_loopback,
-        )
+        address = settings.only_address
+        said_here = any((tls, ca_file, cert_file, key_file, allow_plaintext_beyond_loopback))
+        with nullcontext() if said_here else told_by_setting(settings):
+            return cls(
+                address,
+                api_key=settings.grpc_api_key.get_secret_value(),
+                api_key_header=settings.grpc_api_key_header,
+                timeout_s=settings.timeout_s,
+                tls=tls or settings.grpc_tls,
+                ca_file=ca_file or settings.grpc_ca_file,
+                cert_file=cert_file or settings.grpc_cert_file,
+                key_file=key_file or settings.grpc_key_file,
+                allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback
+                or settings.grpc_allow_plaintext_beyond_loopback,
+            )
 
     @property
     def allowance(self) -> Allowance | None:
@@ -208,7 +213,7 @@ class AsyncEntropyClient:
 
     def _error(self, error: grpc.aio.AioRpcError) -> QrngError:
         self._note(error.trailing_metadata())
-        return error_of_call(error.code(), error.trailing_metadata(), self._endpoint)
+        return error_of_call(error.code(), error.trailing_metadata(), self._endpoint, error.details())
 
     def _note(self, trailers: Iterable[tuple[str, str | bytes]] | None) -> None:
         self._allowance = read_allowance(trailers) or self._allowance

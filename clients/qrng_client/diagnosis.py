@@ -52,10 +52,12 @@ _LOOK_AT = {
     _Code.INVALID_ARGUMENT: "QR_GRPC_MAX_REQUEST_BYTES may be more than it gives at once, or it reads the number of"
     " bytes elsewhere than in QR_GRPC_COUNT_FIELD",
     _Code.UNAUTHENTICATED: "QR_GRPC_API_KEY, sent as QR_GRPC_API_KEY_HEADER, or QR_GRPC_CERT_FILE",
-    _Code.DEADLINE_EXCEEDED: "QR_GRPC_TIMEOUT_MS is how long it may take",
+    _Code.DEADLINE_EXCEEDED: "QR_GRPC_TIMEOUT_MS is how long it may take; where nothing ever answers, see"
+    " QR_GRPC_SERVER_ADDRESS",
 }
 _SYMPTOMS = {
     Symptom.UNRESOLVED: "see QR_GRPC_SERVER_ADDRESS",
+    Symptom.UNROUTED: "see QR_GRPC_SERVER_ADDRESS, and whether this machine is in the network of the server",
     Symptom.REFUSED: "see QR_GRPC_SERVER_ADDRESS, and whether the server is up",
     Symptom.NO_GRPC: "QR_GRPC_SERVER_ADDRESS may be that of a web page, or of something else",
     Symptom.TLS: "the server may have none (QR_GRPC_TLS), or a certificate for another host or of an authority that is"

@@ -16,6 +16,7 @@ import grpc
 from qrng_grpc.channel import Endpoint
 from qrng_grpc.error_details import error_from_trailers
 from qrng_grpc.errors import (
+    ENDING,
     AuthenticationError,
     ForbiddenError,
     InvalidRequestError,
@@ -24,6 +25,7 @@ from qrng_grpc.errors import (
     ServerUnreachableError,
     UnsupportedError,
 )
+from qrng_grpc.exchange import Symptom, symptom_in
 from qrng_grpc.v1 import entropy_pb2
 
 _Code = grpc.StatusCode
@@ -48,9 +50,14 @@ _FIELD_BY_CODE = {
 TEXT_BY_REASON = {
     "POOL_SHORT": "the pool did not hold enough bytes in time",
     "SOURCE_UNAVAILABLE": "the server's source does not deliver now",
-    "DRAINING": "the server is ending; reconnect",
+    "DRAINING": ENDING,
     "WEAKER_SOURCE": "the gateway has only sources weaker than the least class asked for",
 }
+_AT_FAULT = {
+    Symptom.UNRESOLVED: "see QR_GRPC_SERVER_ADDRESS (--address)",
+    Symptom.UNROUTED: "see QR_GRPC_SERVER_ADDRESS (--address), and whether this machine is in the server's network",
+}
+"""What makes an address one that no server could answer at, whatever is said of TLS."""
 _REQUESTS = (entropy_pb2.GetEntropyRequest, entropy_pb2.SubscribeEntropyRequest, entropy_pb2.StreamEntropyRequest)
 _FIELDS = {field.name for request in _REQUESTS for field in request.DESCRIPTOR.fields}
 
@@ -59,12 +66,16 @@ def error_of_call(
     code: grpc.StatusCode,
     trailers: Iterable[tuple[str, str | bytes]] | None,
     endpoint: Endpoint | None = None,
+    details: str | None = None,
 ) -> QrngError:
-    """Return the error that stands for a call that ended with `code`, to `endpoint` where that is known."""
+    """Return the error that stands for a call that ended with `code`, to `endpoint` where that is known.
+
+    `details` is looked through for a symptom, never kept.
+    """
     cls, text = ERRORS_BY_CODE.get(code, (QrngError, "the call failed"))
     told = error_from_trailers(trailers or (), "")
     if told is None:
-        return cls(f"{text} ({code.name}){_where(code, endpoint)}")
+        return cls(f"{text} ({code.name}){_where(code, endpoint, symptom_in(details))}")
     text = TEXT_BY_REASON.get(told.reason, text)
     field = told.field if told.field in _FIELDS else None
     if field:
@@ -72,12 +83,14 @@ def error_of_call(
     return type(told)(f"{text} ({code.name}){_when(told.retry_after_s)}", retry_after_s=told.retry_after_s, field=field)
 
 
-def _where(code: grpc.StatusCode, endpoint: Endpoint | None) -> str:
+def _where(code: grpc.StatusCode, endpoint: Endpoint | None, symptom: Symptom | None) -> str:
     """Say where no answer came from, and what else than a server that is down could be the reason."""
     if endpoint is None or code not in (_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED):
         return ""
     if code is _Code.DEADLINE_EXCEEDED:
         return f": {endpoint.address}"
+    if symptom in _AT_FAULT:
+        return f": {endpoint.address}; {symptom.value}; {_AT_FAULT[symptom]}"
     if endpoint.encrypted:
         hint = "tried with TLS: the server may have none, or a certificate of another authority or for another host"
     else:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pydantic import SecretStr
 
 from qrng_client.settings import ClientSettings, ConfigValidationError
 from qrng_grpc.channel import Endpoint, stays_on_machine
+from qrng_grpc.errors import ConfigError
 from qrng_grpc.exchange import GrpcMethod
 
 Opened = TypeVar("Opened")
 
 _SETTING_OF = {"CA file": "grpc_ca_file", "certificate file": "grpc_cert_file", "key file": "grpc_key_file"}
+_BEYOND = (
+    "grpc_server_address: {} is beyond this machine, and nothing is encrypted: set grpc_tls or grpc_ca_file, or allow"
+    " it by grpc_allow_plaintext_beyond_loopback"
+)
 
 
 def open_callers(
@@ -25,17 +31,42 @@ def open_callers(
     used.
     """
     endpoints = settings.endpoints
-    exposed = [
-        f"grpc_server_address: {endpoint.address} is beyond this machine, and nothing is encrypted: set grpc_tls or"
-        " grpc_ca_file, or allow it by grpc_allow_plaintext_beyond_loopback"
-        for endpoint in endpoints
-        if not (endpoint.encrypted or endpoint.allow_plaintext_beyond_loopback or stays_on_machine(endpoint.address))
-    ]
-    if exposed:
-        raise ConfigValidationError(exposed)
+    _refuse_exposed(settings)
     try:
         return tuple(opener(endpoint, settings.method, settings.api_key) for endpoint in endpoints)
     except ValueError as error:
         mistake = str(error)
+    raise ConfigValidationError([_by_setting(settings, mistake)])
+
+
+@contextmanager
+def told_by_setting(settings: ClientSettings) -> Iterator[None]:
+    """Let mistakes of a channel that the block opens by `settings` be known by the settings they are about.
+
+    Raises as `open_callers`.
+    """
+    _refuse_exposed(settings)
+    try:
+        yield
+    except ConfigError as error:
+        mistakes = [_by_setting(settings, mistake) for mistake in error.mistakes]
+    else:
+        return
+    raise ConfigValidationError(mistakes)
+
+
+def _refuse_exposed(settings: ClientSettings) -> None:
+    """Refuse plaintext to another machine, unless that is allowed. Raises ConfigValidationError."""
+    exposed = [
+        settings.spelt(_BEYOND.format(endpoint.address))
+        for endpoint in settings.endpoints
+        if not (endpoint.encrypted or endpoint.allow_plaintext_beyond_loopback or stays_on_machine(endpoint.address))
+    ]
+    if exposed:
+        raise ConfigValidationError(exposed)
+
+
+def _by_setting(settings: ClientSettings, mistake: str) -> str:
+    """Return a mistake of a channel as one of a setting."""
     setting = next((name for begins, name in _SETTING_OF.items() if mistake.startswith(begins)), "grpc_server_address")
-    raise ConfigValidationError([f"{setting}: {mistake}"])
+    return settings.spelt(f"{setting}: {mistake}")

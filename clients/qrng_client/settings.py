@@ -431,7 +431,8 @@ class ClientSettings(SamplerSettings, BreakerSettings, ServerSettings, SourceSet
     def only_address(self) -> str:
         """The address, for those who speak to one server. Raises ConfigValidationError when there are several."""
         if len(self.addresses) > 1:
-            raise ConfigValidationError(["grpc_server_address: expected one address; several are for RandomClient"])
+            mistake = "grpc_server_address: expected one address; several are for RandomClient"
+            raise ConfigValidationError([self.spelt(mistake)])
         return self.addresses[0]
 
     @property

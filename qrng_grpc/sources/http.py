@@ -19,6 +19,7 @@ import email.utils
 import ssl
 from collections.abc import Callable
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from yarl import URL
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.config import is_loopback
 from qrng_grpc.errors import SourceError
+from qrng_grpc.files import shown_path
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources import one_device
 from qrng_grpc.sources.presets import PRESETS, Provider, Request
@@ -227,19 +229,22 @@ def _trust(
         return _pin(fingerprint)
     if ca_file is None and cert_file is None:
         return True
-    context = _using("the CA bundle", lambda: ssl.create_default_context(cafile=ca_file))
+    context = _using("the CA bundle", ca_file, lambda: ssl.create_default_context(cafile=ca_file))
     if cert_file is not None and key_file is not None:
         read_key(key_file, read_chain(cert_file, "client"))
-        _using("the client certificate", lambda: context.load_cert_chain(cert_file, key_file, password=_no_password))
+        load = partial(context.load_cert_chain, cert_file, key_file, password=_no_password)
+        _using("the client certificate", cert_file, load)
     return context
 
 
-def _using(what: str, load: Callable[[], T]) -> T:
+def _using(what: str, path: Path | None, load: Callable[[], T]) -> T:
     try:
         return load()
-    except OSError as error:  # ssl.SSLError is one
-        kind = type(error).__name__
-    raise ValueError(f"{what} cannot be used ({kind})")
+    except ssl.SSLError as error:
+        reason = error.reason or type(error).__name__
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    raise ValueError(f"{what} cannot be used: {shown_path(path or '')} ({reason})")
 
 
 def _no_password() -> str:

@@ -32,6 +32,8 @@ CLOSE_S = 5.0
 """Seconds that a source gets to close."""
 HELD_LOOK_S = 60.0
 """Seconds after which a source that waits for the operator is looked at again, without asking it anything."""
+ENDS_OF_THE_PROGRAM = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What is no failure of a source, though it is raised while one is read. All else is, whatever class it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +148,13 @@ class Leg:
         start_ns = self._clock.now_ns()
         gathered = await self._gather_block(size)
         block = block_of(bytes(gathered.data), start_ns, self._clock, self.label)
-        self._judge(self._monitor.check(block.data, gathered.replies), size)
+        self._judge(self._monitor.check(bytes(block.data), gathered.replies), size)
         return block
 
     async def read_labelled(self, size: int) -> tuple[bytes, BlockLabel]:
         """Return `size` bytes that passed, for a mix. Raises SourceError."""
         block = await self.read(size)
-        return block.data, block.label
+        return bytes(block.data), block.label
 
     def states(self) -> list[SourceView]:
         """How its source does."""
@@ -192,7 +194,9 @@ class Leg:
             if _is_cancelled():
                 raise
             self._log.warning("source_not_closed", fault="CancelledError")
-        except Exception as error:  # the boundary of a source: nobody else's end must wait for it
+        except ENDS_OF_THE_PROGRAM:
+            raise
+        except BaseException as error:  # the boundary of a source: nobody else's end must wait for it
             self._log.warning("source_not_closed", fault=type(error).__name__)
 
     def _check_rest(self) -> None:
@@ -304,7 +308,9 @@ async def exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
         if _is_cancelled():
             raise
         fault = "the source gave up"  # it cancelled a task of its own, which must not pass for our being cancelled
-    except Exception as error:  # the boundary of a source: whatever goes wrong in one must not end the others
+    except ENDS_OF_THE_PROGRAM:
+        raise
+    except BaseException as error:  # the boundary of a source: whatever goes wrong in one must not end the others
         fault = f"the source failed in a way nobody foresaw ({type(error).__name__})"
     else:
         if not isinstance(data, bytes):  # a stranger's code, whatever it promises

@@ -31,8 +31,11 @@ def make_readers(config: CollectorConfig, state_dir: Path, clock: Clock = SYSTEM
     return [_mix(config, source_entries(config), legs, clock)]
 
 
-def make_legs(config: CollectorConfig, state_dir: Path, clock: Clock = SYSTEM_CLOCK) -> list[Leg]:
-    """Return each source of `config` with its tests, mixed or not. As `make_readers`."""
+def make_legs(config: CollectorConfig, state_dir: Path | None, clock: Clock = SYSTEM_CLOCK) -> list[Leg]:
+    """Return each source of `config` with its tests, mixed or not. As `make_readers`.
+
+    Raises ValueError for a source that must remember something, without a `state_dir`.
+    """
     return [_leg(entry, config, state_dir, clock) for entry in source_entries(config)]
 
 
@@ -83,7 +86,7 @@ def _appliances(config: CollectorConfig) -> list[SourceSettings]:
     ]
 
 
-def _leg(entry: SourceSettings, config: CollectorConfig, state_dir: Path, clock: Clock) -> Leg:
+def _leg(entry: SourceSettings, config: CollectorConfig, state_dir: Path | None, clock: Clock) -> Leg:
     timeout_s = entry.fetch_timeout or config.fetch_timeout
     pace = Pace(
         size=entry.fetch_chunk_size or config.fetch_chunk_size,

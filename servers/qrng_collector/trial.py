@@ -3,17 +3,22 @@
 Idea: an operator who connects a source, or has mended one, wants to hear what its tests say before anything
 is pushed. So each source is read as the collector would read it, and what it delivers is used for
 nothing but the test. Nothing is retried: a source that does not answer has not passed.
+
+Without a state directory there is no collector whose place a trial could take; only a source that is to remember how
+far it was read cannot be tried then.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from qrng_collector.config import CollectorConfig
 from qrng_collector.sources import make_legs
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
-from qrng_grpc.errors import SourceError
+from qrng_grpc.errors import ConfigError, SourceError
 from qrng_grpc.sources.leg import Leg
 from qrng_grpc.state import state_directory
 
@@ -27,18 +32,26 @@ class Trial:
     says: str
 
 
-async def try_sources(config: CollectorConfig, clock: Clock = SYSTEM_CLOCK) -> list[Trial]:
+async def try_sources(config: CollectorConfig, clock: Clock = SYSTEM_CLOCK, *, with_state: bool = True) -> list[Trial]:
     """Test each source of `config` once, side by side, each at its own pace.
 
-    Raises StateHeldError while a collector with this state directory runs, StateError when it cannot be used.
+    Raises StateHeldError while a collector with this state directory runs, StateError when it cannot be used. Not
+    `with_state` it is not looked at, and a source that needs one is refused by ConfigError.
     """
-    with state_directory(config.state_dir) as state:
-        legs = make_legs(config, state, clock)
+    with state_directory(config.state_dir) if with_state else nullcontext() as state:
+        legs = _legs(config, state, clock)
         try:
             return await asyncio.gather(*[_try(leg) for leg in legs])
         finally:
             for leg in legs:
                 await leg.close()
+
+
+def _legs(config: CollectorConfig, state: Path | None, clock: Clock) -> list[Leg]:
+    try:
+        return make_legs(config, state, clock)
+    except ValueError as error:
+        raise ConfigError([f"state_dir: required; {error}"]) from None
 
 
 async def _try(leg: Leg) -> Trial:

@@ -136,7 +136,8 @@ async def _serving(config: SourceServerConfig, tap: Tap) -> AsyncIterator[Source
         reflections.drain()
 
     credentials = None if tls is None else tls.grpc_credentials()
-    async with serving_grpc(grpc_server, config.listen_address, grace, credentials) as address:
+    serving = serving_grpc(grpc_server, config.listen_address, grace, credentials, setting="listen_address")
+    async with serving as address:
         looking = asyncio.create_task(_look(tap, board, tls))
         try:
             yield SourceServer(address, tap, (lambda: None) if tls is None else tls.reload)

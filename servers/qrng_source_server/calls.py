@@ -20,10 +20,9 @@ from google.protobuf.message import DecodeError, Message
 
 from qrng_grpc.client_keys import digest_of, presented_keys
 from qrng_grpc.error_details import status_code, trailers
-from qrng_grpc.errors import AuthenticationError, InvalidRequestError, QrngError
+from qrng_grpc.errors import ENDING, AuthenticationError, InvalidRequestError, QrngError
 from qrng_grpc.logs import get_log
 from qrng_grpc.open_calls import OpenCalls
-from qrng_source_server.tap import ENDING
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request", bound=Message)
@@ -95,6 +94,8 @@ class Method(Generic[Request]):
     answer: Callable[[Requests[Request], Context], AsyncIterator[Message]]
     room: Room
     needs_key: bool = True
+    headers: tuple[tuple[str, str], ...] = ()
+    """What is told before the first reply."""
 
 
 class Calls:
@@ -131,7 +132,7 @@ class Calls:
     async def _answer(self, method: Method[Request], context: Context) -> None:
         if method.needs_key:
             self._keys.check(context.invocation_metadata())
-        with method.room.taken(context):
+        async with method.room.taken_with_headers(context, method.headers):
             async for reply in method.answer(Requests(context, method.parse), context):
                 await context.write(reply)
 

@@ -30,9 +30,10 @@ class QrEntropyService:
     def methods(self, short: Room, lasting: Room) -> Mapping[str, Method[Any]]:
         """Return the methods, those that may go on for ever in `lasting`."""
         parse = qr_entropy_pb2.EntropyRequest.FromString
+        headers = ((LEAST_CLASS, self._tap.label.source_class.value),)
         return {
             "GetEntropy": Method(parse, self.get, short),
-            "StreamEntropy": Method(parse, self.stream, lasting),
+            "StreamEntropy": Method(parse, self.stream, lasting, headers=headers),
         }
 
     async def get(
@@ -45,10 +46,9 @@ class QrEntropyService:
         yield _qr_entropy_reply(request, block)
 
     async def stream(
-        self, requests: Requests[qr_entropy_pb2.EntropyRequest], context: Context
+        self, requests: Requests[qr_entropy_pb2.EntropyRequest], _context: Context
     ) -> AsyncIterator[qr_entropy_pb2.EntropyResponse]:
         """Answer each request in order, until the client half-closes."""
-        await context.send_initial_metadata(((LEAST_CLASS, self._tap.label.source_class.value),))
         async for request in requests.each():
             yield _qr_entropy_reply(request, await self._tap.draw(Demand(request.bytes_needed)))
 
@@ -71,7 +71,7 @@ class QuantumRngService:
         block = await self._tap.draw(Demand(request.num_bytes, "num_bytes"))
         context.set_trailing_metadata(label_metadata(block))
         yield quantum_rng_pb2.RandomResponse(
-            data=block.data,
+            data=bytes(block.data),
             timestamp=block.capture_end_ns // _NS_PER_US,
             device_id=",".join(block.label.device_ids),
         )
@@ -92,7 +92,7 @@ def label_metadata(block: Block) -> tuple[tuple[str, str], ...]:
 
 def _qr_entropy_reply(request: qr_entropy_pb2.EntropyRequest, block: Block) -> qr_entropy_pb2.EntropyResponse:
     return qr_entropy_pb2.EntropyResponse(
-        data=block.data,
+        data=bytes(block.data),
         sequence_id=request.sequence_id,
         generation_timestamp_ns=block.capture_end_ns,
         device_id=",".join(block.label.device_ids),

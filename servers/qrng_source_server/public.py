@@ -16,11 +16,10 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from qrng_grpc.compat import qr_entropy_pb2, quantum_rng_pb2
-from qrng_grpc.errors import DrainingError
+from qrng_grpc.errors import ENDING, DrainingError
 from qrng_grpc.v1 import entropy_pb2
 from qrng_source_server.calls import Context, Method, Requests, Room
 from qrng_source_server.service import SERVICE
-from qrng_source_server.tap import ENDING
 
 HEALTH = "grpc.health.v1.Health"
 LIVENESS = "liveness"

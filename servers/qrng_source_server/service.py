@@ -129,7 +129,7 @@ def _stated(labels: Labels[Any], number: int, field: str) -> Any:
 def _reply(message: type[Reply], sequence_id: int, block: Block) -> Reply:
     label = block.label
     return message(
-        data=block.data,
+        data=bytes(block.data),
         sequence_id=sequence_id,
         generation_timestamp_ns=block.capture_end_ns,
         device_id=",".join(label.device_ids),

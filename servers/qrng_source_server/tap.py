@@ -16,6 +16,7 @@ from typing import NamedTuple
 from qrng_grpc.chunk import Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import (
+    ENDING,
     DrainingError,
     InvalidRequestError,
     LimitError,
@@ -29,8 +30,6 @@ from qrng_grpc.sources.leg import Leg, SourceView
 
 RETRY_HINT_S = 1.0
 """When to come back where nobody knows better."""
-ENDING = "the server is ending; reconnect"
-"""What calls hear when the server ends."""
 _NS_PER_MS = 1_000_000
 
 

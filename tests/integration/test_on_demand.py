@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qrng_grpc.state import state_directory
 from tests.programs import Laboratory
 
 
@@ -83,3 +86,60 @@ async def test_a_running_collector_is_not_disturbed(lab: Laboratory) -> None:
         code, lines, errors = await qrng_test(lab, mock_seed=7)
     assert (code, lines) == (1, [])
     assert "SIGUSR1" in errors
+
+
+PROFILES = Path(__file__).parents[2] / "deployments"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with the shipped profiles, in which nothing was ever set up."""
+    for name in ("urandom", "firefly-1"):
+        shutil.copytree(PROFILES / name, tmp_path / "deployments" / name)
+    return tmp_path
+
+
+def trial(place: Path, *arguments: str) -> tuple[int, str]:
+    """Run `qrng test` there without any setting in the environment. Returns exit code, and what it says."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("QR_", "QRNG_"))}
+    command = [sys.executable, "-P", "-m", "qrng_cli.main", "test", *arguments]
+    done = subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, timeout=50, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_profile_is_tried_before_anything_is_set_up(place: Path) -> None:
+    """Neither keys nor a gateway are needed to hear how a source does, and nothing is left behind."""
+    before = sorted(place.rglob("*"))
+    assert trial(place, "--profile", "urandom") == (0, "os-urandom: passed: 65,536 bytes\n")
+    assert trial(place) == (0, "os-urandom: passed: 65,536 bytes\n")
+    assert sorted(place.rglob("*")) == before
+
+
+def test_the_collector_of_up_is_not_disturbed(place: Path) -> None:
+    """Beside `qrng up` the sources are its collector's, and what to do then is one line."""
+    state = place / "var" / "collector"
+    state.mkdir(parents=True, mode=0o700)
+    with state_directory(state):
+        code, said = trial(place, "--profile", "urandom")
+    assert code == 1
+    assert said.count("\n") == 1
+    assert "a running collector tests its sources on SIGUSR1" in said
+    assert trial(place, "--profile", "urandom")[0] == 0
+
+
+def test_no_other_source_is_tried_under_the_name_of_a_profile(place: Path) -> None:
+    """A profile for clients has no source that could be tested; the operating system's would not be it."""
+    code, said = trial(place, "--profile", "firefly-1")
+    assert code == 2
+    assert "the profile firefly-1 has settings of clients alone" in said
+
+
+def test_a_recording_is_not_read_by_who_cannot_remember_it(place: Path) -> None:
+    """Its bytes would come again with the collector's first block, so a state directory is demanded, and it alone."""
+    (place / "recording").write_bytes(os.urandom(100_000))
+    source = ("source=device", "device_path=recording", "source_class=hardware", "device_id=d")
+    arguments = [argument for setting in source for argument in ("--set", setting)]
+    code, said = trial(place, *arguments)
+    assert code == 2
+    assert [line.split(":")[0] for line in said.splitlines()[1:]] == ["  - state_dir"]
+    assert trial(place, *arguments, "--set", "state_dir=state")[0] == 0

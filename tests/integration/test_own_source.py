@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -141,3 +142,17 @@ async def test_keys_and_mistakes_on_the_command_line(tmp_path: Path) -> None:
         async with AsyncEntropyClient(address, api_key=KEY + "x") as client:
             with pytest.raises(QrngError, match="did not accept the API key"):
                 await client.get(32)
+
+
+async def test_a_port_that_is_taken_is_told_by_its_option() -> None:
+    """Where to listen is what --listen says, so that is what is named when nobody can listen there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qrng_cli.main", "serve-source", "mock", "--listen", address),
+            env=environ(),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await server.communicate()
+    assert server.returncode == 2
+    assert f"  - --listen: {address}: cannot listen there; is it in use?" in said.decode().splitlines()

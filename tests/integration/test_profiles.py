@@ -228,12 +228,25 @@ async def test_firefly_1_from_the_command_line(laboratory: Laboratory) -> None:
         assert bytes.fromhex(said) == SeededStream(1).take(32)
 
 
+async def test_firefly_1_has_no_status(laboratory: Laboratory) -> None:
+    """`qrng status` of a server that has none says for which there is one."""
+    async with firefly() as (_, address):
+        private("var/firefly-1.env", f"QR_GRPC_API_KEY={KEY}\nQR_GRPC_SERVER_ADDRESS={address}\n")
+        asked = ["--profile", "firefly-1", "status", "--env-file", "var/firefly-1.env"]
+        done = await asyncio.to_thread(CliRunner().invoke, cli, asked)
+    assert done.exit_code == 5
+    assert "only gateways and `qrng serve-source` have a status" in done.stderr
+
+
 def test_firefly_1_has_no_stream(laboratory: Laboratory) -> None:
     """A streaming mode is refused when settings are read, and the placeholder of its key too; both are named."""
     files = [Path("deployments/firefly-1/.env")]
     with pytest.raises(ConfigValidationError) as refusal:
         client_settings({"QR_GRPC_MODE": "bidi_streaming"}, env_files=files)
-    assert [mistake.split(":")[0] for mistake in refusal.value.mistakes] == ["grpc_api_key", "grpc_stream_method_path"]
+    assert [mistake.split(":")[0] for mistake in refusal.value.mistakes] == [
+        "QR_GRPC_API_KEY",
+        "QR_GRPC_STREAM_METHOD_PATH",
+    ]
 
 
 async def test_quantis(laboratory: Laboratory) -> None:

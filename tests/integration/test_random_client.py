@@ -693,14 +693,14 @@ async def test_sizes_out_of_range(kind: type[Reader], n: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "mistake"),
     [
-        ({"grpc_server_address": "10.0.0.115:50051"}, "grpc_allow_plaintext_beyond_loopback"),
-        ({"grpc_ca_file": "no-such.pem"}, "grpc_ca_file: CA file no-such.pem: cannot be read"),
+        ({"grpc_server_address": "10.0.0.115:50051"}, "QR_GRPC_ALLOW_PLAINTEXT_BEYOND_LOOPBACK"),
+        ({"grpc_ca_file": "no-such.pem"}, "QR_GRPC_CA_FILE: CA file no-such.pem: cannot be read"),
         (
             {"grpc_cert_file": "x.pem", "grpc_key_file": "x.key"},
-            "grpc_cert_file: certificate file x.pem: cannot be read",
+            "QR_GRPC_CERT_FILE: certificate file x.pem: cannot be read",
         ),
-        ({"grpc_mode": "server_streaming", "grpc_stream_method_path": ""}, "grpc_stream_method_path: empty"),
-        ({"grpc_mode": "bidi_streaming", "grpc_service": "qrng"}, "grpc_stream_method_path: empty"),
+        ({"grpc_mode": "server_streaming", "grpc_stream_method_path": ""}, "QR_GRPC_STREAM_METHOD_PATH: empty"),
+        ({"grpc_mode": "bidi_streaming", "grpc_service": "qrng"}, "QR_GRPC_STREAM_METHOD_PATH: empty"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_construction(settings: dict[str, str], mistake: str) -> None:

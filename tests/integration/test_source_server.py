@@ -43,12 +43,17 @@ from qrng_source_server.app import SourceServer, serving_source
 from qrng_source_server.config import SourceServerConfig
 from qrng_source_server.public import SERVICES
 from qrng_source_server.tap import Tap
+from tests.integration.fronts import until
 
 START_UP = 1024
 KEY = "0123456789abcdef-0123456789"
 LAB = BlockLabel(("lab-1",), SourceClass.HARDWARE, custody=Custody.REMOTE)
 GET = "/qrng.v1.EntropyService/GetEntropy"
 EMPTY = health_pb2.HealthCheckRequest()
+
+
+class OutOfBoundsError(BaseException):
+    """What no program foresees of a source: an error that is no Exception."""
 
 
 class WatchedSource(LedgerSource):
@@ -58,7 +63,7 @@ class WatchedSource(LedgerSource):
         super().__init__(seed=7, label=LAB)
         self.asked: list[tuple[int, int]] = []
         """Size and time of each read after the start-up test."""
-        self.failures: list[Exception] = []
+        self.failures: list[BaseException] = []
         self.faulty: ByteStream | None = None
         """What it delivers in place of its own bytes."""
         self.open = asyncio.Event()
@@ -154,6 +159,27 @@ async def test_the_command_asks_without_a_key() -> None:
         out, _ = await process.communicate()
         assert process.returncode == 0
         assert source.offset_of(out) == START_UP
+
+
+async def test_the_command_says_that_there_is_no_pool() -> None:
+    """`qrng status` of a server without a pool shows no empty one, but that there is none, and what was served."""
+    async with serving(WatchedSource()) as server:
+        async with stub_of(server) as stub:
+            await stub.GetEntropy(get(1000))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qrng_cli.main", "status", "--address", server.address),
+            env={"PATH": os.environ["PATH"], "COLUMNS": "120"},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+    facts = [" ".join(line.split()) for line in out.decode().splitlines()]
+    assert facts[:4] == [
+        "state healthy",
+        "pool none: this server reads its source when somebody asks",
+        "served 1,000 bytes in 1 requests",
+        "waiting 0 requests",
+    ]
+    assert "claims" not in out.decode()
 
 
 async def test_all_three_services_in_every_mode() -> None:
@@ -315,9 +341,14 @@ async def test_a_deadline_ends_waiting_and_reading() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [SourceError("words of a stranger", retry_after_s=7), ValueError("words of a stranger")]
+    "failure",
+    [
+        SourceError("words of a stranger", retry_after_s=7),
+        ValueError("words of a stranger"),
+        OutOfBoundsError("words of a stranger"),
+    ],
 )
-async def test_a_source_that_fails_is_unavailable(failure: Exception) -> None:
+async def test_a_source_that_fails_is_unavailable(failure: BaseException) -> None:
     """UNAVAILABLE with the time to stay away, in words of ours; the next bytes are the source's again."""
     clock = ManualClock()
     source = WatchedSource(clock)
@@ -334,6 +365,22 @@ async def test_a_source_that_fails_is_unavailable(failure: Exception) -> None:
         assert len(source.asked) == asked
         clock.advance(8)
         assert len((await stub.GetEntropy(get(32))).data) == 32
+
+
+async def test_an_error_of_any_class_does_not_end_the_looking_after() -> None:
+    """A source that fails its first test by what is no Exception is tested again by itself, and served then."""
+    clock = ManualClock()
+    source = WatchedSource(clock)
+    source.failures = [OutOfBoundsError("words of a stranger")]
+    with capture_logs() as logs:
+        async with serving(source, clock) as server, stub_of(server) as stub:
+            assert not server.tap.ready
+            clock.advance(8)
+            await until(lambda: server.tap.ready)
+            assert len((await stub.GetEntropy(get(32))).data) == 32
+    assert [entry["reason"] for entry in logs if entry["event"] == "source_failed"] == [
+        "the source failed in a way nobody foresaw (OutOfBoundsError)"
+    ]
 
 
 async def test_bytes_that_fail_their_tests_are_served_to_nobody() -> None:

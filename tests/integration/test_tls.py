@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import os
+import re
 import secrets
 import signal
 import ssl
@@ -369,14 +370,15 @@ async def start(name: str, environ: dict[str, str]) -> asyncio.subprocess.Proces
 
 @pytest.mark.parametrize("name", ["gateway", "collector"])
 async def test_an_expired_certificate_refuses_to_start(site: Site, name: str) -> None:
-    """A program whose certificate has expired ends with exit code 2 and names the setting."""
+    """A program whose certificate has expired ends with exit code 2 and names the setting and the file."""
     site.save("server", site.collectors.server(HOSTS, days=1, now=LONG_AGO))
     site.save("client", site.collectors.client(collector_uri("lab"), days=1, now=LONG_AGO))
     process = await start(name, environment(site))
     _, said = await process.communicate()
     assert process.returncode == 2
-    for setting in ("tls_cert_file", "push_tls_cert_file") if name == "gateway" else ("push_cert_file",):
-        assert f"{setting}: expired on" in said.decode()
+    for setting in ("TLS_CERT_FILE", "PUSH_TLS_CERT_FILE") if name == "gateway" else ("PUSH_CERT_FILE",):
+        told = rf"QRNG_{name.upper()}_{setting}: \S+\.pem: expired on"
+        assert re.search(told, said.decode())
 
 
 @pytest.mark.parametrize(("name", "started"), [("gateway", "gateway_serves"), ("collector", "collecting")])

@@ -288,7 +288,7 @@ async def test_mistakes_before_anything_starts(place: Place) -> None:
     """A setting that cannot be is told with exit code 2, and no child is started for it."""
     async with starting(place, "--set", "QRNG_GATEWAY_BUFFER_SIZE=1", "--set", "QRNG_GATEWAY_BUFER=1") as up:
         assert await up.end() == 2
-    assert "buffer_size" in up.text
+    assert "QRNG_GATEWAY_BUFFER_SIZE" in up.text
     assert "QRNG_GATEWAY_BUFER" in up.text
     assert "gateway_serves" not in up.text
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
-from qrng_grpc.files import refuse_shared
+from qrng_grpc.files import refuse_shared, why_unreadable
 from qrng_grpc.health_tests import START_UP_SAMPLES
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources import EntropySource
@@ -164,9 +164,10 @@ def key_in(path: Path) -> SecretStr:
     refuse_shared(path)
     try:
         text = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        kind = type(error).__name__
-        raise ValueError(f"cannot be read ({kind})") from None
+    except UnicodeError:
+        raise ValueError("holds no key in ASCII") from None
+    except OSError as error:
+        raise ValueError(why_unreadable(error)) from None
     if not text:
         raise ValueError("is empty")
     return SecretStr(text)

@@ -16,6 +16,7 @@ from qrng_collector import config as collector
 from qrng_gateway import config as gateway
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
+from tests.spelling import as_keys
 
 IDS = {"HMAC_SECRET_KEY": "s" * 32, "HMAC_KEY_ID": "k", "COLLECTOR_ID": "lab", "POOL_ID": "pool"}
 
@@ -72,13 +73,13 @@ COLLECTOR_TLS = {
 def gateway_mistakes(**settings: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load(gateway.GatewayConfig, prefix=gateway.ENV_PREFIX, environ=gateway_environ(**settings))
-    return caught.value.mistakes
+    return tuple(as_keys(mistake, gateway.ENV_PREFIX) for mistake in caught.value.mistakes)
 
 
 def collector_mistakes(**settings: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load(collector.CollectorConfig, prefix=collector.ENV_PREFIX, environ=collector_environ(**settings))
-    return caught.value.mistakes
+    return tuple(as_keys(mistake, collector.ENV_PREFIX) for mistake in caught.value.mistakes)
 
 
 def test_what_is_made_lets_listeners_leave_the_machine(made: None) -> None:
@@ -140,7 +141,7 @@ def test_faulty_files_are_told_by_setting(made: None) -> None:
     names = [mistake.partition(":")[0] for mistake in gateway_mistakes(**TLS, **PUSH_TLS, **ANYWHERE)]
     assert names == [*(name.lower() for name in TLS), *(name.lower() for name in PUSH_TLS)]
     (mistake,) = collector_mistakes(**COLLECTOR_TLS)
-    assert mistake.startswith("push_ca_file: holds no certificate")
+    assert mistake.startswith("push_ca_file: servers/ca.pem: holds no certificate")
 
 
 def test_a_key_that_others_can_read_is_refused(made: None) -> None:

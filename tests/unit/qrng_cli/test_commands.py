@@ -245,7 +245,7 @@ def test_config_check_exposed_keys(tmp_path: Path) -> None:
     result = qrng("config", "check", str(file), "--env-file", str(env_file))
     assert result.exit_code == 2
     (mistake,) = result.stderr.splitlines()[1:]
-    assert f"{env_file}: sets api_keys, hmac_secret_key" in mistake
+    assert f"{env_file}: sets QRNG_GATEWAY_API_KEYS, QRNG_GATEWAY_HMAC_SECRET_KEY" in mistake
     assert "chmod 600" in mistake
     assert SECRET not in result.output
 
@@ -300,8 +300,8 @@ def test_programs_refuse(program: str) -> None:
     """A server that lacks its settings does not start, and lists what it lacks."""
     result = qrng(program)
     assert result.exit_code == 2
-    for name in ("hmac_secret_key", "pool_id", "best_class", "state_dir"):
-        assert name in result.stderr
+    for name in ("HMAC_SECRET_KEY", "COLLECTOR_ID", "BEST_CLASS", "STATE_DIR"):
+        assert f"QRNG_{program.upper()}_{name}: required" in result.stderr
 
 
 @pytest.mark.parametrize("assignment", ["max_wait", "=1"])
@@ -333,3 +333,19 @@ def test_up_with_a_typo(tmp_path: Path, name: str) -> None:
     assert result.exit_code == 2
     assert f"{name}: there is no such setting" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [("get", "32"), ("status",), ("stream", "--total", "64")], ids=" ".join)
+def test_what_a_newcomer_lacks_is_told_in_a_line(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a key, or the file that `qrng up` makes, the next step is told rather than an error of the system."""
+    monkeypatch.chdir(tmp_path)
+    no_key = qrng(*command)
+    assert no_key.exit_code == 4
+    assert "add --env-file var/client.env" in no_key.stderr
+    no_file = qrng(*command, "--env-file", "var/client.env")
+    assert no_file.exit_code == 2
+    assert no_file.stderr.splitlines()[1:] == [
+        "  - var/client.env: not there; `qrng up` (make run), in another terminal, makes it"
+    ]

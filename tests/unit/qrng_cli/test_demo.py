@@ -140,7 +140,7 @@ def test_plan_has_one_signing_key(var: Path, tmp_path: Path, where: str) -> None
 
 def test_plan_tells_mistakes(var: Path) -> None:
     """Settings that cannot be used are told before anything is started; a port nobody could be told is one."""
-    with pytest.raises(ConfigError, match="buffer_size"):
+    with pytest.raises(ConfigError, match="QRNG_GATEWAY_BUFFER_SIZE"):
         prepare(var, None, {"QRNG_GATEWAY_BUFFER_SIZE": "1"})
     with pytest.raises(ConfigError, match="port"):
         prepare(var, None, {"QRNG_GATEWAY_LISTEN_ADDRESS": "127.0.0.1:0"})

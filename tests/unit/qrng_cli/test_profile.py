@@ -392,7 +392,7 @@ CLIENT = "QR_ENTROPY_SOURCE_TYPE=quantum_grpc\n"
         (f"{CLIENT}QR_GRPC_SERVER_ADDRESS=10.0.0.115:50051\n", "QR_GRPC_SERVER_ADDRESS: "),
         (f"{CLIENT}QR_GRPC_CERT_FILE=client.pem\n", "QR_GRPC_KEY_FILE: "),
         ("QR_GRPC_SERVER_ADDRESS=localhost:1\n", "QR_ENTROPY_SOURCE_TYPE: is system"),
-        (f"{CLIENT}QR_LEAST_CLASS=quantum\nQR_FALLBACK_MODE=system\n", "QR_LEAST_CLASS: fallback_mode"),
+        (f"{CLIENT}QR_LEAST_CLASS=quantum\nQR_FALLBACK_MODE=system\n", "QR_LEAST_CLASS: QR_FALLBACK_MODE system"),
         ("QRNG_GATEWAY_LISTEN_ADDRESS=0.0.0.0:1\n", "QRNG_GATEWAY_ALLOW_PLAINTEXT_BEYOND_LOOPBACK: must be true"),
         ("QRNG_COLLECTOR_PUSH_URL=10.0.0.1:1\n", "QRNG_COLLECTOR_PUSH_URL: "),
         ("QRNG_GATEWAY_TLS_CERT_FILE=server.pem\n", "QRNG_GATEWAY_TLS_KEY_FILE: required"),
@@ -482,7 +482,7 @@ def test_a_profile_counts(before: bool) -> None:
     keys = {"QRNG_GATEWAY_HMAC_SECRET_KEY": "s" * 32, "QRNG_GATEWAY_API_KEYS": "k" * 16}
     refused = qrng(*named, env=keys)
     assert refused.exit_code == 2
-    assert "max_wait" in refused.stderr
+    assert "QRNG_GATEWAY_MAX_WAIT" in refused.stderr
     assert qrng(*named, env=keys | {"QRNG_GATEWAY_MAX_WAIT": "1"}).exit_code == 0
     assert qrng(*named, "--set", "max_wait=1", env=keys).exit_code == 0
     Path("over.env").write_text("QRNG_GATEWAY_MAX_WAIT=1\n")
@@ -541,7 +541,7 @@ def test_a_placeholder_starts_nothing() -> None:
     for command in (["gateway"], ["get", "1"]):
         result = qrng("--profile", "lab", *command)
         assert result.exit_code == 2
-        assert "_key: still the placeholder" in result.stderr
+        assert "_KEY: still the placeholder" in result.stderr
 
 
 def test_nothing_to_run_in_a_profile_for_clients() -> None:
@@ -589,4 +589,22 @@ def test_what_only_a_gateway_understands() -> None:
         assert "--fresh: for a gateway" in result.stderr
     weaker = qrng("get", "1", "--profile", "lab", "--least-class", "quantum")
     assert (weaker.exit_code, weaker.stdout) == (2, "")
-    assert "least_class" in weaker.stderr
+    assert "QR_LEAST_CLASS" in weaker.stderr
+
+
+def test_check_and_programs_name_settings_alike() -> None:
+    """What `qrng profile check` says of a profile is, to the letter, what the program says that reads it."""
+    lines = {
+        "QR_GRPC_TIMEOUT_MS=soon": ("get", "1"),
+        "QR_GRPC_KEY_FILE=client.key": ("get", "1"),
+        "QR_GRPC_SERVER_ADDRESS=a:1": ("status",),
+        "QRNG_GATEWAY_BUFFER_SIZE=1": ("gateway",),
+        "QRNG_COLLECTOR_RETRY_POLICY__JITTER=7": ("collector",),
+        "QRNG_COLLECTOR_SPOOL_SIZE=33554432": ("collector",),
+    }
+    for number, (line, command) in enumerate(lines.items()):
+        profile(f"QR_ENTROPY_SOURCE_TYPE=quantum_grpc\n{line}\n", f"p{number}")
+        told = next(one for one in mistakes(f"p{number}") if one.startswith(line.partition("=")[0]))
+        said = qrng("--profile", f"p{number}", *command)
+        assert said.exit_code == 2
+        assert f"  - {told}" in said.stderr.splitlines(), said.stderr

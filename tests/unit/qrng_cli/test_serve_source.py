@@ -34,10 +34,10 @@ def refused(*arguments: str) -> list[str]:
         (("http", *STATED, "--set", "api_key=K"), "source.api_key: others can see command lines; name a file"),
         (("http", *STATED, "--set", "request={"), "Error: --set: a value that begins with { or [ is written as in"),
         (("http", *STATED, "--set", "url=http://192.0.2.1"), "source: plain http"),
-        (("mock", "--listen", "nowhere"), "listen_address: expected HOST:PORT"),
-        (("mock", "--tls-key-file", "k"), "tls_key_file: goes together with tls_cert_file"),
-        (("mock", "--max-request-bytes", "2M"), "max_request_bytes: Input should be less than or equal to 1048576"),
-        (("mock", "--api-key-file", "/does/not/exist"), "api_key_files: cannot be read (FileNotFoundError)"),
+        (("mock", "--listen", "nowhere"), "--listen: expected HOST:PORT"),
+        (("mock", "--tls-key-file", "k"), "--tls-key-file: goes together with --tls-cert-file"),
+        (("mock", "--max-request-bytes", "2M"), "--max-request-bytes: Input should be less than or equal to 1048576"),
+        (("mock", "--api-key-file", "/does/not/exist"), "--api-key-file: cannot be read (No such file or directory)"),
         (("mock", "--profile-file", __file__), "Error: a profile has no effect here"),
     ],
 )
@@ -49,7 +49,7 @@ def test_mistakes_are_told_before_anything_runs(arguments: tuple[str, ...], mist
 def test_every_mistake_is_told_at_once() -> None:
     """Of the source and of the listener."""
     found = [line.split(":")[0] for line in refused("mock", "--set", "seed=-1", "--listen", "0.0.0.0:1")]
-    assert found[1:] == ["source.seed", "allow_plaintext_beyond_loopback", "api_key_files"]
+    assert found[1:] == ["source.seed", "--allow-plaintext-beyond-loopback", "--api-key-file"]
 
 
 def test_every_setting_of_the_listener_has_an_option() -> None:

@@ -181,7 +181,28 @@ def test_environment() -> None:
     assert KEY not in repr(settings)
 
 
+@pytest.mark.parametrize("client", [EntropyClient, AsyncEntropyClient])
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("CA_FILE", "/missing.pem", "QR_GRPC_CA_FILE: CA file /missing.pem: cannot be read"),
+        ("CERT_FILE", "/missing.pem", "QR_GRPC_KEY_FILE: QR_GRPC_CERT_FILE and QR_GRPC_KEY_FILE go together"),
+        ("SERVER_ADDRESS", "gateway.example:1", "QR_GRPC_SERVER_ADDRESS: gateway.example:1 is beyond this machine"),
+        ("SERVER_ADDRESS", "localhost:1,localhost:2", "QR_GRPC_SERVER_ADDRESS: expected one address"),
+    ],
+)
+def test_mistakes_of_the_environment_are_told_by_its_names(
+    client: type[EntropyClient] | type[AsyncEntropyClient], name: str, value: str, told: str
+) -> None:
+    """A file or an address that cannot be used is told by the variable it came from, and an argument by itself."""
+    with pytest.raises(ConfigError) as refusal:
+        client.from_env({f"QR_GRPC_{name}": value})
+    assert refusal.value.mistakes[0].startswith(told)
+    with pytest.raises(ConfigError, match=r"- CA file /argument\.pem: "):
+        client.from_env({}, ca_file="/argument.pem")
+
+
 def test_environment_mistakes() -> None:
     """A time-out that is none is refused by name."""
-    with pytest.raises(ConfigError, match="grpc_timeout_ms"):
+    with pytest.raises(ConfigError, match="QR_GRPC_TIMEOUT_MS"):
         EntropyClient.from_env({"QR_GRPC_TIMEOUT_MS": "soon"})

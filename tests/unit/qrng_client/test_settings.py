@@ -8,9 +8,10 @@ import pytest
 
 from qrng_client.async_random_client import AsyncRandomClient
 from qrng_client.random_client import RandomClient
-from qrng_client.settings import ClientSettings, ConfigValidationError, client_settings
+from qrng_client.settings import ENV_PREFIX, ClientSettings, ConfigValidationError, client_settings
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import SourceClass
+from tests.spelling import as_keys
 
 KEY = "a-key-that-nobody-may-see"
 
@@ -121,13 +122,13 @@ def test_unknown_names(name: str, nearest: str) -> None:
 )
 def test_mistakes_name_their_setting(settings: dict[str, str], mistake: str) -> None:
     """Values out of range and settings that contradict each other are refused by name."""
-    assert mistake in mistakes_of(**settings)
+    assert mistake in as_keys(mistakes_of(**settings), ENV_PREFIX)
 
 
 def test_all_mistakes_at_once() -> None:
     """Whoever has made three mistakes hears of three, and of no value."""
     told = mistakes_of(grpc_mode="duplex-and-secret", grpc_mod="unary", top_p="7")
-    assert [told.count(name) for name in ("- grpc_mode:", "- QR_GRPC_MOD:", "- top_p:")] == [1, 1, 1]
+    assert [told.count(name) for name in ("- QR_GRPC_MODE:", "- QR_GRPC_MOD:", "- QR_TOP_P:")] == [1, 1, 1]
     assert "secret" not in told
 
 

@@ -12,6 +12,7 @@ from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.testing import QuantisAppliance
+from tests.spelling import as_keys
 
 SECRET = "0123456789abcdef0123456789abcdef"
 REQUIRED = {
@@ -34,7 +35,7 @@ def loaded(**settings: str) -> CollectorConfig:
 def mistakes(**settings: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         loaded(**settings)
-    return caught.value.mistakes
+    return tuple(as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes)
 
 
 def test_the_defaults_read_the_operating_system() -> None:
@@ -61,7 +62,8 @@ def test_what_has_no_safe_default_is_required_and_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load(CollectorConfig, prefix=ENV_PREFIX, environ={})
     wanted = [f"{name.lower()}: required" for name in REQUIRED.keys() - {"POOL_ID", "PUSH_URL"}]
-    assert sorted(caught.value.mistakes) == sorted([*wanted, "pools: required, or pool_id and push_url"])
+    told = [as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes]
+    assert sorted(told) == sorted([*wanted, "pools: required, or pool_id and push_url"])
 
 
 def test_every_mistake_is_reported_at_once() -> None:
@@ -78,7 +80,7 @@ def test_every_mistake_is_reported_at_once() -> None:
     )
     names = sorted(mistake.split(":")[0] for mistake in found)
     assert names == sorted([
-        "QRNG_COLLECTOR_LOG_LEVL", "buffer_size", "fetch_chunk_size", "hmac_secret_key", "pool_id", "push_url",
+        "log_levl", "buffer_size", "fetch_chunk_size", "hmac_secret_key", "pool_id", "push_url",
         "retry_policy.jitter", "source",
     ])  # fmt: skip
     assert not any(value in mistake for mistake in found for value in ("short-secret", "no id", "tea-leaves"))
@@ -108,7 +110,7 @@ def test_every_mistake_is_reported_at_once() -> None:
     ({"BEST_CLASS": "simulated"}, "source_class: operating_system is better than best_class"),
     (HTTP | {"APPLIANCE_URL": "https://q", "BEST_CLASS": "hardware"}, "source_class: quantum is better"),
     (HTTP | {"APPLIANCE_URL": "https://q", "DEVICE_ID": "no id"}, "device_id: expected 1 to 64"),
-    (HTTP | {"APPLIANCE_URL": "https://q", "APPLIANCE_CA_FILE": "missing.pem"}, "appliance_ca_file: Path does not"),
+    (HTTP | {"APPLIANCE_URL": "https://q", "APPLIANCE_CA_FILE": "missing.pem"}, "appliance_ca_file: missing.pem: Path"),
     (HTTP | {"APPLIANCE_URL": "https://q", "APPLIANCE_CA_FILE": __file__}, "appliance_ca_file: cannot be used"),
     (HTTP | {"APPLIANCE_URL": "https://q", "APPLIANCE_FINGERPRINT": "ab:cd"}, "appliance_fingerprint: expected a"),
     ({"FETCH_CHUNK_SIZE": "0"}, "fetch_chunk_size: "),

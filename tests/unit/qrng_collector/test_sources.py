@@ -18,6 +18,7 @@ from qrng_grpc.sources.kinds import offers
 from qrng_grpc.sources.kinds.http import RequestSettings
 from qrng_grpc.sources.leg import Leg
 from qrng_grpc.sources.presets import PRESETS
+from tests.spelling import as_keys
 
 REQUIRED = {
     "HMAC_SECRET_KEY": "0123456789abcdef0123456789abcdef",
@@ -53,7 +54,7 @@ def loaded(*sources: dict[str, Any], **settings: str) -> CollectorConfig:
 def mistakes(*sources: dict[str, Any], **settings: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         loaded(*sources, **settings)
-    return caught.value.mistakes
+    return tuple(as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes)
 
 
 @pytest.mark.parametrize(("entry", "device_id", "source_class", "custody"), [
@@ -164,7 +165,7 @@ sources:
     ([SYSTEM, JITTER], {"ON_MISSING_LEG": "degrade"}, "on_missing_leg: has no effect"),
     ([SYSTEM], {"HEALTH_ALPHA": "2^-19"}, "health_alpha: "),
     ([SYSTEM], {"HEALTH_ALPHA": "off"}, "health_alpha: "),
-    ([SYSTEM], {"HEALTH_TESTS": "off"}, "QRNG_COLLECTOR_HEALTH_TESTS: there is no such setting"),
+    ([SYSTEM], {"HEALTH_TESTS": "off"}, "health_tests: there is no such setting"),
 ])  # fmt: skip
 def test_what_cannot_be_used_is_refused(sources: list[dict[str, Any]], settings: dict[str, str], mistake: str) -> None:
     """Each mistake is one line that names its place and no value."""

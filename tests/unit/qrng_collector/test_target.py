@@ -10,6 +10,7 @@ import pytest
 from qrng_collector.config import ENV_PREFIX, CollectorConfig
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
+from tests.spelling import as_keys
 
 COMMON = {
     "HMAC_SECRET_KEY": "0123456789abcdef0123456789abcdef",
@@ -75,7 +76,7 @@ def test_a_mistake(settings: dict[str, str], mistake: str) -> None:
     """Exactly one of the two forms, complete, and nothing beyond loopback by accident; one mistake, one report."""
     with pytest.raises(ConfigError) as caught:
         loaded(**settings)
-    (found,) = caught.value.mistakes
+    (found,) = (as_keys(one, ENV_PREFIX) for one in caught.value.mistakes)
     assert mistake in found
 
 

@@ -9,6 +9,7 @@ from qrng_grpc.certs import Authority
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import SourceClass
+from tests.spelling import as_keys
 
 GOOD = {
     "QRNG_GATEWAY_API_KEYS": "a-key-of-a-client-1,a-key-of-a-client-2",
@@ -29,7 +30,7 @@ def read(yaml_file: Path | None = None, **changes: str) -> GatewayConfig:
 def mistakes_of(**changes: str) -> str:
     with pytest.raises(ConfigError) as caught:
         read(**changes)
-    return "\n".join(caught.value.mistakes)
+    return "\n".join(as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes)
 
 
 def test_what_has_no_safe_default_is_all_that_must_be_set() -> None:
@@ -37,7 +38,8 @@ def test_what_has_no_safe_default_is_all_that_must_be_set() -> None:
     with pytest.raises(ConfigError) as caught:
         load(GatewayConfig, prefix=ENV_PREFIX, environ={})
     required = ["api_keys", "hmac_secret_key", "hmac_key_id", "collector_id", "pool_id", "best_class", "state_dir"]
-    assert sorted(m.split(":")[0].split()[0] for m in caught.value.mistakes) == sorted(required)
+    told = [as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes]
+    assert sorted(mistake.split(":")[0].split()[0] for mistake in told) == sorted(required)
 
 
 def test_defaults_listen_on_loopback_only() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from qrng_grpc.config import Settings, host_and_port, is_loopback, load
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.tls import read_chain, read_key
 
 PREFIX = "QRNG_TEST_"
 
@@ -150,7 +151,7 @@ def test_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
 def test_unknown_nested_names_are_refused(tmp_path: Path) -> None:
     """A name below a tree that is not in it, or below a setting that is no tree, is refused."""
     (mistake,) = mistakes_of(environ={f"{PREFIX}RETRY_POLICY__INITAL_S": "1"})
-    assert "retry_policy.inital_s: there is no such setting" in mistake
+    assert "QRNG_TEST_RETRY_POLICY__INITAL_S: there is no such setting" in mistake
     (mistake,) = mistakes_of(environ={f"{PREFIX}PORT__NUMBER": "1"})
     assert "QRNG_TEST_PORT__NUMBER: there is no such setting" in mistake
     (mistake,) = mistakes_of(yaml_file=written(tmp_path / "c", "retry_policy: {inital_s: 1}"))
@@ -168,8 +169,9 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
             yaml_file=written(tmp_path / "c.yaml", "colector_id: x\n"),
         )
     told = "\n".join(refusal.value.mistakes)
-    for part in ("missing.env: cannot be read", "QRNG_TEST_POOL:", "port:", "colector_id:", "collector_id: required"):
+    for part in ("missing.env: cannot be read", "QRNG_TEST_POOL:", "QRNG_TEST_PORT:", "colector_id:"):
         assert part in told
+    assert "collector_id: required" in told
     assert "pool_id: required" in told
     assert len(refusal.value.mistakes) == 6
 
@@ -186,7 +188,7 @@ def test_a_line_that_sets_nothing(tmp_path: Path, line: str) -> None:
 def test_bad_json_spoils_only_its_own_setting() -> None:
     """A list that is not JSON is one mistake, and settings beside it are read all the same."""
     environ = {f"{PREFIX}URLS": "[oops", f"{PREFIX}PORT": "0", f"{PREFIX}RETRY_POLICY": "{"}
-    assert sorted(mistake.split(":")[0] for mistake in mistakes_of(environ=environ)) == ["port", "retry_policy", "urls"]
+    assert {mistake.split(":")[0] for mistake in mistakes_of(environ=environ)} == environ.keys()
 
 
 def test_secrets_are_never_in_the_text(tmp_path: Path) -> None:
@@ -209,8 +211,8 @@ def test_secrets_are_never_in_the_text(tmp_path: Path) -> None:
         ("c.yaml", "keys: [hunter2]\n", "keys"),
         ("c.yaml", "sources: [{kind: keyed, key: hunter2}]\n", "sources.key"),
         ("c.yaml", "sources: [{kind: keyed, key: hunter2}]\nkeys: [hunter2]\n", "keys, sources.key"),
-        ("c.env", f'{PREFIX}KEYS=["hunter2"]\n', "keys"),
-        ("c.env", f'{PREFIX.lower()}sources=[{{"kind": "keyed", "key": "hunter2"}}]\n', "sources.key"),
+        ("c.env", f'{PREFIX}KEYS=["hunter2"]\n', f"{PREFIX}KEYS"),
+        ("c.env", f'{PREFIX.lower()}sources=[{{"kind": "keyed", "key": "hunter2"}}]\n', f"{PREFIX}SOURCES.key"),
     ],
 )
 def test_a_file_with_secrets_is_its_readers_alone(
@@ -262,7 +264,7 @@ def test_a_file_without_secrets_may_be_read_by_all(tmp_path: Path, name: str, te
         (b"port: 1\nname: a\nport: 2\n", "a name is there twice, line 3"),
         (b"retry_policy: {initial_s: 1, initial_s: 1}\n", "a name is there twice, line 1"),
         (b"[a]: 1\n", "not YAML"),
-        (b"\xff\xfe\xfa", "cannot be read"),
+        (b"\xff\xfe\xfa", "cannot be read (not text in UTF-8)"),
     ],
 )
 def test_what_is_no_settings_file(tmp_path: Path, content: bytes, text: str) -> None:
@@ -290,7 +292,7 @@ def test_merged_yaml_may_override(tmp_path: Path) -> None:
 def test_missing_file_is_a_mistake(tmp_path: Path) -> None:
     """A file that was named and is not there is refused."""
     (mistake,) = mistakes_of(yaml_file=tmp_path / "gone.yaml")
-    assert mistake.endswith("gone.yaml: cannot be read (FileNotFoundError)")
+    assert mistake.endswith("gone.yaml: cannot be read (No such file or directory)")
 
 
 def test_placeholders(tmp_path: Path) -> None:
@@ -301,7 +303,7 @@ def test_placeholders(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         load(Example, prefix=PREFIX, environ={}, env_files=[shared])
     names = [mistake.partition(":")[0] for mistake in refusal.value.mistakes]
-    assert sorted(names) == ["secret", "urls.0"]
+    assert sorted(names) == [f"{PREFIX}SECRET", f"{PREFIX}URLS.0"]
     own = {f"{PREFIX}SECRET": "s" * 32, f"{PREFIX}URLS": '["https://192.0.2.7"]'}
     assert load(Example, prefix=PREFIX, environ=own, env_files=[shared]).urls == ("https://192.0.2.7",)
 
@@ -356,3 +358,122 @@ def test_no_addresses(address: str) -> None:
 def test_loopback(address: str, stays: bool) -> None:
     """Only addresses that cannot leave the machine count as loopback."""
     assert is_loopback(address) is stays
+
+
+class Listener(Settings):
+    """A program that reads a certificate."""
+
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    bundle: FilePath | None = None
+
+    @field_validator("tls_cert_file")
+    @classmethod
+    def _a_certificate(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_chain(path, "server")
+        return path
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _a_key(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_key(path, None)
+        return path
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("{}/missing.pem", "{}/missing.pem: cannot be read (No such file or directory)"),
+        ("{}", "{}: cannot be read (Is a directory)"),
+        ("{}/no.pem", "{}/no.pem: holds no certificate in PEM, or a broken one"),
+        (PEM.replace("\n", "\\n"), "something that is no path: cannot be read ("),
+        (PEM, "something that is no path: cannot be read ("),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, value: str, told: str) -> None:
+    """Which file, and why not, by the name of the setting; what belongs into the file is not shown as its path."""
+    (tmp_path / "no.pem").write_text(PEM)
+    layers = {"tls_cert_file": value.format(tmp_path)}
+    with pytest.raises(ConfigError) as refusal:
+        load(Listener, prefix="", environ={}, overrides=layers)
+    (mistake,) = refusal.value.mistakes
+    assert mistake.startswith(f"tls_cert_file: {told.format(tmp_path)}")
+    assert "MC4CAQAw" not in mistake
+
+
+def test_files_that_others_could_read(tmp_path: Path) -> None:
+    """The same where the file is there and may not be used, and where pydantic is who looks for it."""
+    key = written(tmp_path / "open.key", PEM)
+    key.chmod(0o644)
+    with pytest.raises(ConfigError) as refusal:
+        load(Listener, prefix="", environ={}, overrides={"tls_key_file": str(key), "bundle": str(tmp_path)})
+    assert sorted(refusal.value.mistakes) == [
+        f"bundle: {tmp_path}: Path does not point to a file",
+        f"tls_key_file: {key}: can be read or changed by others; chmod 600 it",
+    ]
+
+
+class Related(Settings):
+    """Settings that speak of each other."""
+
+    kind: str = "a"
+    cert_file: str = ""
+    key_file: str = ""
+    retry_policy: Retry = Retry()
+
+    @field_validator("key_file")
+    @classmethod
+    def _together(cls, key_file: str, info: ValidationInfo) -> str:
+        if bool(key_file) != bool(info.data.get("cert_file")):
+            raise ValueError("goes with cert_file, with kind=b; not x/cert_file or cert_file.pem")
+        return key_file
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ({"environ": {"KEY_FILE": "x"}}, "{0}KEY_FILE: goes with {0}CERT_FILE, with {0}KIND=b; not "),
+        ({"env_file": "KEY_FILE=x"}, "{0}KEY_FILE: goes with {0}CERT_FILE, with {0}KIND=b; not "),
+        ({"yaml": "key_file: x"}, "key_file: goes with cert_file, with kind=b; not "),
+        ({"yaml": "kind: b", "environ": {"KEY_FILE": "x"}}, "{0}KEY_FILE: goes with cert_file, with kind=b; not "),
+        ({"environ": {"KEY_FILE": "x"}, "overrides": {"key_file": "y"}}, "key_file: goes with {0}CERT_FILE, with "),
+        ({"environ": {"RETRY_POLICY__MAXIMUM_S": "-1"}}, "{0}RETRY_POLICY__MAXIMUM_S: Input should"),
+        ({"environ": {"RETRY_POLICY": '{"maximum_s": -1}'}}, "{0}RETRY_POLICY.maximum_s: Input should"),
+        (
+            {"environ": {"RETRY_POLICY__INITIAL_S": "1"}, "yaml": "retry_policy: {maximum_s: -1}"},
+            "retry_policy.maximum_s: Input should",
+        ),
+    ],
+    ids=str,
+)
+def test_names_are_those_that_were_written(tmp_path: Path, layers: dict[str, Any], told: str) -> None:
+    """A variable where a variable set it, a key where YAML or the command line did, in the text of a mistake too."""
+    yaml_file = written(tmp_path / "c.yaml", layers["yaml"]) if "yaml" in layers else None
+    env_files = [written(tmp_path / "c.env", PREFIX + layers["env_file"])] if "env_file" in layers else []
+    with pytest.raises(ConfigError) as refusal:
+        load(
+            Related,
+            prefix=PREFIX,
+            environ={PREFIX + name: value for name, value in layers.get("environ", {}).items()},
+            overrides=layers.get("overrides"),
+            env_files=env_files,
+            yaml_file=yaml_file,
+        )
+    (mistake,) = refusal.value.mistakes
+    assert mistake.startswith(told.format(PREFIX))
+    assert "goes with" not in mistake or mistake.endswith("not x/cert_file or cert_file.pem")
+
+
+def test_mistakes_that_show_later_are_spelt_alike(tmp_path: Path) -> None:
+    """Settings keep how their names were written; where nobody loaded them, they are named as in a program."""
+    mistake = "cert_file: lies where key_file does"
+    of_variables = load(Related, prefix=PREFIX, environ={})
+    assert of_variables.spelt(mistake) == f"{PREFIX}CERT_FILE: lies where {PREFIX}KEY_FILE does"
+    assert load(Related, prefix=PREFIX, environ={}, yaml_file=written(tmp_path / "c", "")).spelt(mistake) == mistake
+    assert Related().spelt(mistake) == mistake
+    assert load(Related, prefix=PREFIX, environ={}) == Related()

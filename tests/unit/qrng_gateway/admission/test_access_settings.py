@@ -14,6 +14,7 @@ from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, changing_clie
 from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.serving import ConnectionAge
+from tests.spelling import as_keys
 
 KEY = "a-key-of-a-client-1"
 REST_OF_IT = {
@@ -34,7 +35,7 @@ def read(**settings: str | Path) -> GatewayConfig:
 def mistakes_of(**settings: str | Path) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         read(**settings)
-    return list(caught.value.mistakes)
+    return [as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes]
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_authorities_of_clients_need_a_certificate(tls: dict[str, Path]) -> None
     (mistake,) = mistakes_of(api_keys=KEY, client_ca_file=tls["client_ca_file"])
     assert mistake == "client_ca_file: has no effect without tls_cert_file"
     (mistake,) = mistakes_of(api_keys=KEY, **{**tls, "client_ca_file": tls["tls_key_file"]})
-    assert mistake == "client_ca_file: holds no certificate in PEM, or a broken one"
+    assert mistake == f"client_ca_file: {tls['tls_key_file']}: holds no certificate in PEM, or a broken one"
 
 
 def test_calls_do_not_outlast_the_certificate_that_let_them_in(tls: dict[str, Path]) -> None:

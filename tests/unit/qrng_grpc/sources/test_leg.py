@@ -360,20 +360,38 @@ async def test_the_books_balance_after_a_read_was_cancelled() -> None:
     assert leg.states() == [SourceView("q", SourceClass.QUANTUM, Condition.DELIVERING, START_UP + 800, START_UP + 800)]
 
 
-async def test_an_unforeseen_failure_is_one_of_that_source() -> None:
+class OutOfBoundsError(BaseException):
+    """What no program foresees of a source: an error that is no Exception."""
+
+
+@pytest.mark.parametrize("fault", [UnicodeError, OutOfBoundsError])
+async def test_an_unforeseen_failure_is_one_of_that_source(fault: type[BaseException]) -> None:
     """Any exception of a source is a failure like another: it counts, and is told by its kind, without its text."""
 
     class Broken(StreamSource):
         async def read(self, size: int) -> bytes:
-            raise UnicodeError("STRANGER'S TEXT")
+            raise fault("STRANGER'S TEXT")
 
     leg = leg_of(Broken(SeededStream(1)), ManualClock())
     with capture_logs() as logs:
         failure = await failure_of(leg)
-    assert (failure.message, failure.retry_after_s) == ("the source failed in a way nobody foresaw (UnicodeError)", 1.0)
+    assert failure.message == f"the source failed in a way nobody foresaw ({fault.__name__})"
+    assert failure.retry_after_s == 1.0
     assert [entry["event"] for entry in logs] == ["source_failed"]
     assert "STRANGER" not in repr(logs) + "".join(traceback.format_exception(failure))
     assert leg.states()[0].fetched_bytes == 0
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_the_end_of_the_program_is_no_failure_of_a_source(end: type[BaseException]) -> None:
+    """Ctrl-C while a source is read ends the program, and is not counted."""
+
+    class Interrupted(StreamSource):
+        async def read(self, size: int) -> bytes:
+            raise end
+
+    with pytest.raises(end):
+        asyncio.run(leg_of(Interrupted(SeededStream(1)), ManualClock()).read(SIZE))
 
 
 class GivesUp(StreamSource):
@@ -411,7 +429,7 @@ async def test_a_reader_that_is_cancelled_is() -> None:
     assert leg.condition is Condition.QUARANTINED
 
 
-@pytest.mark.parametrize("fault", [OSError, TimeoutError, asyncio.CancelledError])
+@pytest.mark.parametrize("fault", [OSError, TimeoutError, asyncio.CancelledError, OutOfBoundsError])
 async def test_a_source_that_cannot_be_closed_holds_nobody_up(fault: type[BaseException]) -> None:
     """Whatever goes wrong when a source closes is logged by its kind, once its books are."""
 
