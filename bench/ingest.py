@@ -9,7 +9,9 @@ chunks: the least they can cost. A round's ratio is
     gateway / (bare receive + signature + CRC + inspection)
 
 and the figure is the median over the rounds, so that another program on the machine disturbs both alike. Servers have
-one core, the sender another.
+one core, the sender another. The gateway is as its program is, which asks for few heaps, for threads that let each
+other finish, and of grpc for no threads that belong to connections. The servers beside it are as anyone would write
+them, but for one, which asks for the same and shows what that is worth to a bare server.
 
 What is above 1 is, first, that nothing in a server is as warm as in a loop. So there is a server that does all
 the parts, one after the other, on each message it receives, and one for each part, beside one that only reads the
@@ -41,8 +43,9 @@ from programs import Cores, process
 
 from qrng_gateway.app import serving_gateway
 from qrng_gateway.config import GatewayConfig
-from qrng_gateway.link.inspection import REMEMBERED_CHUNKS, Fingerprints, Inspection, looks_corrupt
-from qrng_gateway.memory import keep_heaps_few
+from qrng_gateway.link.inspection import REMEMBERED_CHUNKS, Fingerprints, Glance, Inspection, looks_corrupt
+from qrng_gateway.memory import keep_heaps_few, keep_pauses_short
+from qrng_gateway.scheduling import let_threads_finish
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.keys import KeyRecord
 from qrng_grpc.labels import SourceClass
@@ -59,9 +62,12 @@ ROUNDS = 41
 WARM_UP = 3
 TARGET = 1.25
 GATEWAY, BARE, READ, SUM = "gateway", "bare receive", "receive and read", "bare receive and parts in a loop"
+TUNED, TUNED_SUM = "bare receive, tuned", "tuned bare receive and parts in a loop"
 SIGNATURE, CRC, INSPECTION, TOGETHER = "signature", "crc-32", "inspection", "all parts"
 PARTS = (SIGNATURE, CRC, INSPECTION)
-SERVERS = (GATEWAY, BARE, READ, *PARTS, TOGETHER)
+ASKED_OF_GRPC = {"GRPC_EXPERIMENTS": "-event_engine_listener,-event_engine_client"}
+"""As the gateway's command sets it: `qrng_gateway.scheduling.spare_io_threads`."""
+SERVERS = (GATEWAY, BARE, TUNED, READ, *PARTS, TOGETHER)
 SECRET = "of-this-benchmark-and-of-nothing-else"  # noqa: S105 - it guards nothing
 KEY = KeyRecord("bench", SECRET.encode(), "bench", frozenset(("bench",)), SourceClass.SIMULATED)
 LABEL = BlockLabel(("bench",), SourceClass.SIMULATED)
@@ -108,10 +114,10 @@ class BareServicer(PushServiceServicer):
 
 def works() -> dict[str, Work | None]:
     """Return what each server but the gateway does with a message. None decodes it: they take its bytes for data."""
-    fingerprints = Fingerprints(REMEMBERED_CHUNKS, os.urandom(32))
+    fingerprints, glance = Fingerprints(REMEMBERED_CHUNKS, os.urandom(32)), Glance()
 
     def inspect(serialised: bytes) -> None:
-        looks_corrupt(serialised)
+        looks_corrupt(serialised, glance)
         fingerprints.known(serialised, ANYONE)
 
     def all_parts(signed: SignedChunk) -> None:
@@ -122,6 +128,7 @@ def works() -> dict[str, Work | None]:
 
     return {
         BARE: None,
+        TUNED: None,
         READ: lambda signed: signed.chunk,
         SIGNATURE: lambda signed: KEY.verifies(signed.chunk, signed.signature),
         CRC: lambda signed: zlib.crc32(signed.chunk),
@@ -130,8 +137,19 @@ def works() -> dict[str, Work | None]:
     }
 
 
-async def serve_bare(work: Work | None) -> None:
+def ask_of_the_system() -> None:
+    """Ask for what the gateway's program asks for before it starts: few heaps, threads that let each other finish.
+
+    What it asks of grpc is in the environment of this process.
+    """
+    keep_heaps_few()
+    let_threads_finish()
+
+
+async def serve_bare(work: Work | None, *, tuned: bool = False) -> None:
     """Serve until standard input ends; the address goes to standard output."""
+    if tuned:
+        ask_of_the_system()
     server = new_server(max_message_bytes=MAX_SIGNED_CHUNK_BYTES + 4096, max_streams=64, max_calls=64)
     add_PushServiceServicer_to_server(BareServicer(work), server)
     async with serving_grpc(server, "127.0.0.1:0", Grace(0)) as address:
@@ -139,8 +157,8 @@ async def serve_bare(work: Work | None) -> None:
 
 
 async def serve_gateway() -> None:
-    """Be a gateway until standard input ends; its push address goes to standard output."""
-    keep_heaps_few()
+    """Be a gateway as the program is until standard input ends; its push address goes to standard output."""
+    ask_of_the_system()
     with tempfile.TemporaryDirectory() as directory:
         config = GatewayConfig(
             listen_address="127.0.0.1:0",
@@ -156,6 +174,7 @@ async def serve_gateway() -> None:
             state_dir=Path(directory) / "state",
         )
         async with serving_gateway(config) as gateway:
+            keep_pauses_short()
             await _until_told(gateway.push_address)
 
 
@@ -168,7 +187,8 @@ async def _until_told(address: str) -> None:
 @contextmanager
 def serving(kind: str, cores: Cores) -> Iterator[Serving]:
     """Run a server of `kind` in a process of its own while the block runs."""
-    with process([sys.executable, __file__, "--serve", kind], cores.server) as started:
+    environment = {**os.environ, **(ASKED_OF_GRPC if kind in (GATEWAY, TUNED) else {})}
+    with process([sys.executable, __file__, "--serve", kind], cores.server, env=environment) as started:
         assert started.stdout is not None
         with grpc.insecure_channel(started.stdout.readline().strip()) as channel:
             yield Serving(started, PushServiceStub(channel))
@@ -212,13 +232,14 @@ def as_runs(served: Cost, looped: Cost) -> dict[str, Run]:
     """Return what a round cost for each chunk, in microseconds: each server, each part, and their sum, the measure."""
     costs = {**served, **{f"{name}, in a loop": cost for name, cost in looped.items()}}
     costs[SUM] = served[BARE] + sum(looped.values())
+    costs[TUNED_SUM] = served[TUNED] + sum(looped.values())
     return {name: {CPU: cost / CHUNKS * 1e6} for name, cost in costs.items()}
 
 
 def comparison(cores: Cores, rounds: int = ROUNDS) -> Comparison:
     """Compare what ingest costs with what its parts do."""
     sequences, epoch, inspection = count(1), time.time_ns(), Inspection()
-    asked = (Asked(GATEWAY, SUM, TARGET), Asked(GATEWAY, TOGETHER))
+    asked = (Asked(GATEWAY, SUM, TARGET), Asked(GATEWAY, TUNED_SUM), Asked(GATEWAY, TOGETHER))
     found = Comparison("push, chunks of 64 KiB", "PushChunks", asked, CHUNK_BYTES)
     with ExitStack() as processes:
         servers = {kind: processes.enter_context(serving(kind, cores)) for kind in SERVERS}
@@ -252,7 +273,7 @@ def main() -> None:
     elif chosen.serve == GATEWAY:
         run_to_end(serve_gateway())
     else:
-        run_to_end(serve_bare(works()[chosen.serve]))
+        run_to_end(serve_bare(works()[chosen.serve], tuned=chosen.serve == TUNED))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class BlockLabel:
 class Block:
     """Bytes of one fetch. Capture times are nanoseconds of Unix time: source asked, source had answered."""
 
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
+    """A source's are bytes, those of a chunk that was decoded may be a view of the message it came in."""
     capture_start_ns: int
     capture_end_ns: int
     label: BlockLabel

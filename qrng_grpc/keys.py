@@ -75,6 +75,8 @@ class KeyRecord:
     revoked: bool = False
     public_key: bytes = b""
     """Ed25519: the public key, found from the private one where that is given. HMAC-SHA256: none."""
+    _keyed: hmac.HMAC | None = field(init=False, repr=False, compare=False, default=None)
+    """HMAC-SHA256: what has taken the key and all that is signed before the chunk."""
     _signer: Ed25519PrivateKey | None = field(init=False, repr=False, compare=False, default=None)
     _verifier: Ed25519PublicKey | None = field(init=False, repr=False, compare=False, default=None)
 
@@ -91,6 +93,9 @@ class KeyRecord:
             raise ValueError(f"an HMAC key needs at least {MIN_HMAC_KEY_BYTES} bytes")
         elif self.public_key:
             raise ValueError("an HMAC key has no public part")
+        else:
+            keyed = hmac.new(self.secret, _signed_head(self.algorithm, self.key_id), "sha256")
+            object.__setattr__(self, "_keyed", keyed)
 
     def _open_ed25519(self) -> None:
         if any(len(key) not in (0, ED25519_KEY_BYTES) for key in (self.secret, self.public_key)):
@@ -131,20 +136,20 @@ class KeyRecord:
         """Say whether the key may be used at `now_ns`, by a clock that differs by `tolerance_ns` at most."""
         return self.state_at(now_ns, tolerance_ns) is KeyState.VALID
 
-    def sign(self, chunk: bytes) -> bytes:
+    def sign(self, chunk: bytes | memoryview) -> bytes:
         """Return the signature of a serialised chunk: 32 bytes, with Ed25519 64.
 
         Raises ValueError when the private key is not known.
         """
-        if self.algorithm is Algorithm.HMAC_SHA256:
-            mac = hmac.new(self.secret, _signed_head(self.algorithm, self.key_id), "sha256")
+        if self._keyed is not None:
+            mac = self._keyed.copy()
             mac.update(chunk)  # apart from the head, which saves a copy of the chunk
             return mac.digest()
         if self._signer is None:
             raise ValueError("only the public part of this key is known")
         return self._signer.sign(signed_input(self.algorithm, self.key_id, chunk))
 
-    def verifies(self, chunk: bytes, signature: bytes) -> bool:
+    def verifies(self, chunk: bytes | memoryview, signature: bytes) -> bool:
         """Say whether `signature` is this key's over `chunk`, in a time that depends on no secret."""
         if self._verifier is None:
             return hmac.compare_digest(self.sign(chunk), signature)
@@ -243,7 +248,7 @@ class KeyRing:
     def upholds(self, record: KeyRecord) -> bool:
         """Say whether what `record` once verified is still vouched for."""
         current = self._records.get(record.key_id)
-        return current is not None and current.upholds(record)
+        return current is record or (current is not None and current.upholds(record))
 
     def last_used_ns(self) -> dict[str, int]:
         """Return, by key id, when the key was last used; keys that never were are left out."""
@@ -257,7 +262,9 @@ class KeyRing:
         """Say whether there is a record of that id, whatever its state."""
         return key_id in self._records
 
-    def verified_by(self, key_id: str, chunk: bytes, signature: bytes, now_ns: int, tolerance_ns: int = 0) -> KeyRecord:
+    def verified_by(
+        self, key_id: str, chunk: bytes | memoryview, signature: bytes, now_ns: int, tolerance_ns: int = 0
+    ) -> KeyRecord:
         """Return the record whose signature `chunk` carries, of a signer whose clock differs by `tolerance_ns` at most.
 
         Raises UnverifiedChunkError, with one text for every cause.
@@ -268,9 +275,9 @@ class KeyRing:
         return record
 
 
-def signed_input(algorithm: Algorithm, key_id: str, chunk: bytes) -> bytes:
+def signed_input(algorithm: Algorithm, key_id: str, chunk: bytes | memoryview) -> bytes:
     """Return the bytes a signature covers: domain, algorithm, length-prefixed key id, chunk."""
-    return _signed_head(algorithm, key_id) + chunk
+    return b"".join((_signed_head(algorithm, key_id), chunk))
 
 
 def _signed_head(algorithm: Algorithm, key_id: str) -> bytes:

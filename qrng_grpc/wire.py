@@ -3,16 +3,22 @@
 Idea: protobuf types stay at the edges. What arrives is checked here, once and completely, and inside
 live only values that hold what their types promise. Enumerations are matched by name, so a value
 that is unspecified or unknown to this version has no counterpart and is refused.
+
+A message is nearly all data, which protobuf would copy twice on its way out of it. So where a message has the form
+that every encoder gives it, the data is cut out first, as a view, and protobuf reads the rest. What has any other
+form it reads as a whole; the outcome is the same.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from qrng_grpc.chunk import (
     MAX_CHUNK_BYTES,
@@ -27,14 +33,30 @@ from qrng_grpc.chunk import (
     is_id,
 )
 from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
-from qrng_grpc.v1 import chunk_pb2, labels_pb2
+from qrng_grpc.v1 import chunk_pb2, labels_pb2, push_pb2
 
 E = TypeVar("E", bound=Enum)
 
 MAX_SIGNED_CHUNK_BYTES = MAX_CHUNK_BYTES + 16_384
 """The most bytes of a serialised Chunk that a receiver reads."""
 _MAX_INT64 = 2**63 - 1
-_SHARED_LABELS = 256
+_SHARED = 256
+"""Labels, ids and lengths that are kept because the next chunk will have the same."""
+_STAND_IN: Final = os.urandom(16)
+"""What protobuf reads in place of a field that was cut out. Nobody can guess it, so if it is not there afterwards, the
+field came more than once."""
+_STAND_IN_FIELD: Final = bytes((len(_STAND_IN),)) + _STAND_IN
+_LENGTH = rb"([\x80-\xff]{0,3}[\x00-\x7f])"
+_NUMBER = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
+_BEFORE_CHUNK = re.compile(rb"\x0a" + _LENGTH + rb"\x0a" + _LENGTH)
+"""A PushChunksRequest up to the chunk in it: two tags and lengths."""
+_BEFORE_DATA = re.compile(
+    rb"\x0a([\x01-\x40])([\w.-]+)\x12([\x01-\x40])([\w.-]+)"
+    + b"".join(tag + _NUMBER for tag in (rb"\x18", rb"\x20", rb"\x28", rb"\x30"))
+    + rb"\x3a"
+    + _LENGTH
+)
+"""A Chunk up to its data, its fields in the order of their numbers: two ids, four numbers, tag and length."""
 
 
 class MalformedChunkError(ValueError):
@@ -76,7 +98,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
         sequence=identity.sequence,
         capture_start_ns=block.capture_start_ns,
         capture_end_ns=block.capture_end_ns,
-        data=block.data,
+        data=bytes(block.data),  # which may be a view
         crc32=chunk.crc32,
         device_ids=label.device_ids,
         source_class=CLASSES.to_proto(label.source_class),
@@ -107,22 +129,79 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
     return message.SerializeToString()
 
 
-def decode_chunk(serialised: bytes) -> Chunk | Heartbeat:
-    """Read a serialised chunk or heartbeat.
+class Signed(NamedTuple):
+    """A serialised chunk as it came, and who vouches for it."""
+
+    chunk: bytes | memoryview
+    key_id: str
+    signature: bytes
+
+
+def decode_push_request(serialised: bytes) -> Signed:
+    """Read a PushChunksRequest; its chunk is a view where it can be. Raises DecodeError when it is none."""
+    before = _BEFORE_CHUNK.match(serialised)
+    if before is not None:
+        length, chunk_length = map(_length, before.groups())
+        if before.end(1) + length == len(serialised):
+            signed = chunk_pb2.SignedChunk()
+            chunk = _cut_out(memoryview(serialised), b"\x0a", before.end(), chunk_length, signed)
+            if chunk is not None and signed.chunk == _STAND_IN:
+                return Signed(chunk, signed.key_id, signed.signature)
+    signed = push_pb2.PushChunksRequest.FromString(serialised).signed_chunk
+    return Signed(signed.chunk, signed.key_id, signed.signature)
+
+
+def decode_chunk(serialised: bytes | memoryview) -> Chunk | Heartbeat:
+    """Read a serialised chunk or heartbeat. The data of the chunk is a view of `serialised` where it can be.
 
     Raises MalformedChunkError when it is none or breaks the contract of chunk.proto. The length of
     the data and its CRC are left to the caller, who has outcomes of their own for them.
     """
+    message = chunk_pb2.Chunk()
     try:
-        message = chunk_pb2.Chunk.FromString(serialised)
+        data = _read_chunk(serialised, message)
     except DecodeError as error:
         raise MalformedChunkError("not a Chunk") from error
     identity = _identity(message)
     if message.HasField("heartbeat"):
-        if message.data:
+        if data:
             raise MalformedChunkError("a heartbeat with data")
         return _heartbeat(identity, message)
-    return Chunk(identity, _block(message), message.crc32)
+    return Chunk(identity, _block(message, data), message.crc32)
+
+
+def _read_chunk(serialised: bytes | memoryview, message: chunk_pb2.Chunk) -> bytes | memoryview:
+    """Read `serialised` into `message`, which then need not hold the data. Returns the data. Raises DecodeError."""
+    before = _BEFORE_DATA.match(serialised)
+    if before is not None:
+        collector_size, collector_id, pool_size, pool_id, length = before.groups()
+        if len(collector_id) == collector_size[0] and len(pool_id) == pool_size[0]:
+            view = memoryview(serialised)
+            data = _cut_out(view, view[: before.start(5)], before.end(), _length(length), message)
+            if data is not None and message.data == _STAND_IN:
+                return data
+    message.ParseFromString(bytes(serialised))
+    return message.data
+
+
+def _cut_out(
+    serialised: memoryview, head: bytes | memoryview, start: int, length: int, message: Message
+) -> memoryview | None:
+    """Read `head` and what follows the `length` bytes from `start` into `message`, with a stand-in for those.
+
+    Returns them, None where they are not all there. Raises DecodeError where reading the whole would.
+    """
+    end = start + length
+    if end > len(serialised):
+        return None
+    message.ParseFromString(b"".join((head, _STAND_IN_FIELD, serialised[end:])))
+    return serialised[start:end]
+
+
+@lru_cache(maxsize=_SHARED)
+def _length(varint: bytes) -> int:
+    """Return the number that stands in the bytes of one varint."""
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(varint))
 
 
 def _heartbeat(identity: Identity, message: chunk_pb2.Chunk) -> Heartbeat:
@@ -159,33 +238,37 @@ def _source_state(message: chunk_pb2.SourceState) -> SourceState:
 
 
 def _identity(message: chunk_pb2.Chunk) -> Identity:
-    if not (is_id(message.collector_id) and is_id(message.pool_id)):
-        raise MalformedChunkError("a collector or pool id that is none")
-    if not (0 < message.epoch <= _MAX_INT64 and 0 < message.sequence <= _MAX_INT64):
+    collector_id, pool_id, epoch, sequence = message.collector_id, message.pool_id, message.epoch, message.sequence
+    _check_ids(collector_id, pool_id)
+    if not (0 < epoch <= _MAX_INT64 and 0 < sequence <= _MAX_INT64):
         raise MalformedChunkError("an epoch or sequence out of range")
-    return Identity(message.collector_id, message.pool_id, message.epoch, message.sequence)
+    return Identity(collector_id, pool_id, epoch, sequence)
 
 
-def _block(message: chunk_pb2.Chunk) -> Block:
-    data = message.data  # once: each look is a copy
+@lru_cache(maxsize=_SHARED)
+def _check_ids(collector_id: str, pool_id: str) -> None:
+    """Refuse what is no id. Only ids are kept, since what raises is not: the rest may be as long as a message."""
+    if not (is_id(collector_id) and is_id(pool_id)):
+        raise MalformedChunkError("a collector or pool id that is none")
+
+
+def _block(message: chunk_pb2.Chunk, data: bytes | memoryview) -> Block:
     if not data:
         raise MalformedChunkError("neither data nor heartbeat")
-    if not 0 < message.capture_start_ns <= message.capture_end_ns:
+    capture_start_ns, capture_end_ns = message.capture_start_ns, message.capture_end_ns
+    if not 0 < capture_start_ns <= capture_end_ns:
         raise MalformedChunkError("a capture that ends before it starts")
-    return Block(data, message.capture_start_ns, message.capture_end_ns, _label(message))
-
-
-def _label(message: chunk_pb2.Chunk) -> BlockLabel:
-    return _label_of(
+    label = _label_of(
         tuple(message.device_ids),
         message.source_class,
         message.processing,
         message.custody,
         message.health_verdict,
     )
+    return Block(data, capture_start_ns, capture_end_ns, label)
 
 
-@lru_cache(maxsize=_SHARED_LABELS)
+@lru_cache(maxsize=_SHARED)
 def _label_of(device_ids: tuple[str, ...], class_: int, processed: int, kept: int, judged: int) -> BlockLabel:
     """Return one object for equal labels: a source's chunks all have the same few."""
     if not 1 <= len(device_ids) <= MAX_DEVICE_IDS or not all(map(is_id, device_ids)):

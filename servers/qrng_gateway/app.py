@@ -34,7 +34,7 @@ from qrng_gateway.fronts.reflection import MAX_REFLECTIONS, ReflectionServicer
 from qrng_gateway.fronts.rest import RestApi
 from qrng_gateway.fronts.service import EntropyServicer
 from qrng_gateway.link.ingest import Ingest
-from qrng_gateway.link.push_service import PushServicer
+from qrng_gateway.link.push_service import PATIENCE_S, PushServicer
 from qrng_gateway.link.signing_keys import SigningKeys
 from qrng_gateway.memory import keep_heaps_few, keep_pauses_short
 from qrng_gateway.observation.metrics import CallCounts, Metrics
@@ -89,6 +89,7 @@ class Bounds:
     watchers: Streams
     unread_calls: Unread
     unread_pushes: Unread
+    quiet_pushes: Unread
     client_calls: int
     push_calls: int
 
@@ -103,6 +104,7 @@ class Bounds:
             watchers=Streams(MAX_WATCHERS),
             unread_calls=Unread(),
             unread_pushes=Unread(),
+            quiet_pushes=Unread(MAX_PUSH_CALLS, PATIENCE_S),
             client_calls=config.max_streams + config.max_waiting + MAX_REFLECTIONS + lasting,
             push_calls=MAX_PUSH_CALLS + lasting,
         )
@@ -111,6 +113,7 @@ class Bounds:
         """End calls that said nothing for too long."""
         self.unread_calls.look()
         self.unread_pushes.look()
+        self.quiet_pushes.look()
 
     def drain(self) -> None:
         """End what is open; those who watch health end by themselves, once they were told."""
@@ -414,7 +417,7 @@ def _push_server(
         age=age,
     )
     unread = bounds.unread_pushes
-    register(add_push, PushServicer(ingest, bounds.pushes, unread), server)
+    register(add_push, PushServicer(ingest, bounds.pushes, unread, bounds.quiet_pushes), server)
     register(add_health, health, server, unread)
     return server
 

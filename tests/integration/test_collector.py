@@ -357,7 +357,7 @@ async def test_several_sources_share_one_queue(tmp_path: Path) -> None:
         await until(lambda: collector.counters.disposed >= 50 * SIZE)
     delivered = sum(source.delivered_bytes for source in sources)
     assert collector.counters.captured == collector.counters.disposed == delivered
-    assert sorted(chunk.block.data for chunk in fake.first_of_each.values()) == sorted(
+    assert sorted(bytes(chunk.block.data) for chunk in fake.first_of_each.values()) == sorted(
         source.delivered[at : at + SIZE] for source in sources for at in range(0, source.delivered_bytes, SIZE)
     )
 

@@ -121,7 +121,8 @@ class Ingest:
         self.keys_stale = False
         """Whether newer keys were given that could not be used."""
         self._guard = Guard(clock)
-        self._inspection = Inspection()
+        self.inspection = Inspection()
+        """Looks at chunks whose CRC is right."""
         self._started_ns = clock.monotonic_ns()
         self.draining = False
         self._calls = 0
@@ -164,8 +165,8 @@ class Ingest:
     @property
     def earliest_capture_ns(self) -> int:
         """Capture start up to which a chunk is refused where its mark was not known when this gateway started."""
-        uptime = self.clock.monotonic_ns() - self._started_ns
-        return self.clock.now_ns() - uptime + self.tolerance_ns
+        uptime_ns = self.clock.monotonic_ns() - self._started_ns
+        return self.clock.now_ns() - uptime_ns + self.tolerance_ns
 
     def collectors(self) -> list[CollectorView]:
         """Return the collectors heard since start."""
@@ -180,7 +181,7 @@ class Ingest:
         self._calls += 1
         return PushCall(self, self._calls, peer)
 
-    def verify(self, key_id: str, serialised: bytes, signature: bytes, peer: str) -> KeyRecord:
+    def verify(self, key_id: str, serialised: bytes | memoryview, signature: bytes, peer: str) -> KeyRecord:
         """Return the key that vouches for a chunk.
 
         Raises UnverifiedChunkError, or LimitError when too many bad signatures came from the address of `peer`.
@@ -196,10 +197,6 @@ class Ingest:
             raise
         self._guard.trust(peer)
         return record
-
-    def fault(self, chunk: Chunk) -> str | None:
-        """Return why a chunk whose CRC is right is refused all the same, None when nothing is wrong with it."""
-        return self._inspection.fault(chunk)
 
     def of_collector(self, record: KeyRecord) -> _CollectorIngest:
         """Return the ingest of the collector a key belongs to."""
@@ -226,7 +223,7 @@ class PushCall:
         self._ingest = ingest
         self._collector: _CollectorIngest | None = None
 
-    async def offer(self, serialised: bytes, key_id: str, signature: bytes) -> None:
+    async def offer(self, serialised: bytes | memoryview, key_id: str, signature: bytes) -> None:
         """Dispose of the call's next chunk. Raises HeldError, LimitError or DrainingError when it must be held."""
         record = self._ingest.verify(key_id, serialised, signature, self._peer)
         try:
@@ -256,13 +253,12 @@ class PushCall:
             raise ForeignChunkError("the chunk is meant for another pool")
 
     def _join(self, record: KeyRecord) -> _CollectorIngest:
-        collector = self._ingest.of_collector(record)
         if self._collector is None:
-            self._collector = collector
-            self.failures = collector.failures
-        if self._collector is not collector:
+            self._collector = self._ingest.of_collector(record)
+            self.failures = self._collector.failures
+        if self._collector.collector_id != record.collector_id:
             raise ForeignChunkError("a call carries the chunks of one collector")
-        return collector
+        return self._collector
 
 
 class _CollectorIngest:
@@ -327,20 +323,24 @@ class _CollectorIngest:
         """Dispose of `chunk`, or return its block when there is no room for it. Raises HeldError or DrainingError."""
         self._check_failures(call)
         mark = _mark_of(chunk)
-        if self._seen(mark) or self._unplaceable(chunk):
+        if self._seen(mark):
+            return None
+        captured = _capture(chunk)
+        if self._unplaceable(chunk, captured[0]):
             return None
         self._fence(call)
-        now_ns = self._ingest.clock.now_ns()
-        self._last_heard_ns = self._ingest.clock.monotonic_ns()  # by what is new: a replay keeps nobody alive
-        self._ingest.keys.used(record, now_ns)
-        self._skew.note(_capture(chunk)[1], now_ns)
-        reason = self._refusal(chunk, now_ns)
+        ingest = self._ingest
+        now_ns = ingest.clock.now_ns()
+        self._last_heard_ns = ingest.clock.monotonic_ns()  # by what is new: a replay keeps nobody alive
+        ingest.keys.used(record, now_ns)
+        self._skew.note(captured[1], now_ns)
+        reason = self._refusal(chunk, captured, now_ns)
         if reason is not None:
             self._group_at(mark).refused[reason] += _size(chunk)
         elif isinstance(chunk, Heartbeat):
             self._group_at(mark).hear(chunk)
         else:
-            admitted = self._ingest.pool.admit(chunk.block, self.collector_id, record.key_id, *mark)
+            admitted = ingest.pool.admit(chunk.block, self.collector_id, record.key_id, *mark)
             if admitted is None:
                 return chunk.block
             self._group_at(mark).admitted.append((admitted, record))
@@ -359,13 +359,13 @@ class _CollectorIngest:
         self._ingest.duplicates += 1
         return True
 
-    def _unplaceable(self, chunk: Chunk | Heartbeat) -> bool:
+    def _unplaceable(self, chunk: Chunk | Heartbeat, capture_start_ns: int) -> bool:
         """Refuse what was captured before the gateway started that made the mark.
 
         An earlier mark may have been lost, and a recording cannot be told from news then: not even by a higher
         epoch, since a collector's epochs may have gone back too. No mark is made of it, or the rest would pass.
         """
-        if _capture(chunk)[0] > self._earliest_capture_ns:
+        if capture_start_ns > self._earliest_capture_ns:
             return False
         self._ingest.refused["before_start"] += _size(chunk)
         return True
@@ -383,18 +383,18 @@ class _CollectorIngest:
             raise SupersededError("a newer call of this collector took over")
         self._holder = call.number
 
-    def _refusal(self, chunk: Chunk | Heartbeat, now_ns: int) -> str | None:
+    def _refusal(self, chunk: Chunk | Heartbeat, captured: tuple[int, int], now_ns: int) -> str | None:
         """Return why `chunk` is finally refused, None when it is not. Raises FutureChunkError."""
-        capture_start_ns, capture_end_ns = _capture(chunk)
+        capture_start_ns, capture_end_ns = captured
         if capture_end_ns > now_ns + self._ingest.tolerance_ns:
             raise FutureChunkError("captured ahead of the gateway's clock")
         if capture_start_ns < now_ns - self._ingest.ttl_ns:
             return "too_old"
-        if _size(chunk) > MAX_CHUNK_BYTES:
-            return "too_large"
         if isinstance(chunk, Heartbeat):
             return None
-        return self._ingest.fault(chunk) if chunk.intact else "bad_crc"
+        if len(chunk.block) > MAX_CHUNK_BYTES:
+            return "too_large"
+        return self._ingest.inspection.fault(chunk) if chunk.intact else "bad_crc"
 
     def _group_at(self, mark: Mark) -> _Group:
         """Advance the mark in memory, and return the open group, which will make it durable."""

@@ -54,15 +54,17 @@ class Inspection:
 
     def __init__(self, capacity: int = REMEMBERED_CHUNKS, *, key: bytes = _PROCESS_KEY) -> None:
         self._fingerprints = Fingerprints(capacity, key)
+        self._glance = Glance()
 
     def fault(self, chunk: Chunk) -> str | None:
         """Return CORRUPT or REPEATED, None when neither was seen.
 
         The same chunk may be inspected again, as happens to one that was held.
         """
-        if looks_corrupt(chunk.block.data):
+        data = chunk.block.data
+        if looks_corrupt(data, self._glance):
             return CORRUPT
-        return REPEATED if self._fingerprints.known(chunk.block.data, chunk.identity) else None
+        return REPEATED if self._fingerprints.known(data, chunk.identity) else None
 
 
 class Fingerprints:
@@ -82,7 +84,7 @@ class Fingerprints:
     def __len__(self) -> int:
         return len(self._owners)
 
-    def known(self, data: bytes, identity: Identity) -> bool:
+    def known(self, data: bytes | memoryview, identity: Identity) -> bool:
         """Say whether `data` came before under another identity, and remember it otherwise."""
         if len(data) < LEAST_OPENING_BYTES:
             return False
@@ -99,29 +101,40 @@ class Fingerprints:
         return False
 
 
-def sample(data: bytes) -> bytes:
+def sample(data: bytes | memoryview) -> bytes:
     """Return 16 windows of 512 bytes, spread evenly over `data`; all of it when that is no more."""
     spacing = len(data) // _WINDOWS
     if spacing <= WINDOW_SAMPLES:
-        return data
+        return bytes(data)
     return b"".join([data[start : start + WINDOW_SAMPLES] for start in range(0, _WINDOWS * spacing, spacing)])
 
 
-def looks_corrupt(data: bytes) -> bool:
+class Glance:
+    """Counts repeats, of one chunk after the other: what it finds goes where it found the last, for one thread."""
+
+    def __init__(self) -> None:
+        self._found = bytearray(_WINDOWS * (WINDOW_SAMPLES - 1))
+        self._equal = np.frombuffer(self._found, np.bool_).reshape(_WINDOWS, WINDOW_SAMPLES - 1)
+
+    def repeats(self, data: bytes | memoryview) -> int:
+        """Return how many bytes of a sample of `data` equal the one before them, each window taken by itself."""
+        spacing = len(data) // _WINDOWS
+        if spacing <= WINDOW_SAMPLES:
+            whole = np.frombuffer(data, np.uint8)
+            return int(np.count_nonzero(whole[1:] == whole[:-1]))
+        strides = (spacing, 1)
+        before = np.ndarray(self._equal.shape, np.uint8, data, 0, strides)
+        after = np.ndarray(self._equal.shape, np.uint8, data, 1, strides)
+        np.equal(before, after, self._equal)
+        return self._found.count(1)
+
+
+def looks_corrupt(data: bytes | memoryview, glance: Glance) -> bool:
     """Say whether a sample of `data` holds 81 equal bytes in a row, or a window in which one byte has most places."""
-    if repeats(data) < _FEWEST_REPEATS:
+    if glance.repeats(data) < _FEWEST_REPEATS:
         return False
     sampled = sample(data)
     return (
         RepetitionCount(_REPETITION_CUTOFF).check(sampled) is not None
         or AdaptiveProportion(_PROPORTION_CUTOFF).check(sampled) is not None
     )
-
-
-def repeats(data: bytes) -> int:
-    """Return how many bytes of a sample of `data` equal the one before them, each window taken by itself."""
-    spacing = len(data) // _WINDOWS
-    windows = np.frombuffer(data, np.uint8)
-    if spacing > WINDOW_SAMPLES:
-        windows = windows[: _WINDOWS * spacing].reshape(_WINDOWS, spacing)[:, :WINDOW_SAMPLES]
-    return int(np.count_nonzero(windows[..., 1:] == windows[..., :-1]))

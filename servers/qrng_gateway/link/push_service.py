@@ -9,30 +9,39 @@ message, and gives it back when nothing more comes for a minute.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping
 
 import grpc.aio
 
-from qrng_gateway.fronts.calls import Context, Streams, Unread, check_readable, read_in_time, telling_errors
+from qrng_gateway.fronts.calls import Codec, Context, Streams, Unread, check_readable, telling_errors
 from qrng_gateway.link.ingest import Ingest, PushCall
 from qrng_grpc.errors import QrngError
 from qrng_grpc.v1 import push_pb2, push_pb2_grpc
+from qrng_grpc.wire import Signed, decode_push_request
 
 PATIENCE_S = 60.0
 """How long a call may be quiet after its first message."""
 
 
 class PushServicer(push_pb2_grpc.PushServiceServicer):
-    """Hands chunks to `ingest`, in as many calls at a time as `calls` admits, besides those `unread`."""
+    """Hands chunks to `ingest`, in as many calls at a time as `calls` admits, besides those `unread`.
 
-    def __init__(self, ingest: Ingest, calls: Streams, unread: Unread) -> None:
+    Calls that wait for a message after their first are among the `quiet`, which ends them after PATIENCE_S.
+    """
+
+    codecs: Mapping[str, Codec] = {
+        "PushChunks": Codec(decode_push_request, push_pb2.PushChunksResponse.SerializeToString)
+    }
+
+    def __init__(self, ingest: Ingest, calls: Streams, unread: Unread, quiet: Unread) -> None:
         self._ingest = ingest
         self._calls = calls
         self._unread = unread
+        self._quiet = quiet
 
     @telling_errors
-    async def PushChunks(
-        self, _requests: AsyncIterable[push_pb2.PushChunksRequest], context: Context
+    async def PushChunks(  # type: ignore[override]  # its codec makes no messages of requests
+        self, _requests: AsyncIterable[Signed], context: Context
     ) -> push_pb2.PushChunksResponse:
         """Take a call's chunks. Cancelled, it leaves what was disposed of to take effect."""
         call = self._ingest.open_call(context.peer())
@@ -46,13 +55,12 @@ class PushServicer(push_pb2_grpc.PushServiceServicer):
     async def _read(self, call: PushCall, context: Context) -> QrngError | None:
         """Offer chunk after chunk. Returns why reading stopped early, None when the collector half-closed."""
         try:
-            request = await self._unread.read(context)
-            async with self._calls.held(context):
-                while request is not grpc.aio.EOF:
-                    check_readable(request)
-                    signed = request.signed_chunk
-                    await call.offer(signed.chunk, signed.key_id, signed.signature)
-                    request = await read_in_time(context, PATIENCE_S)
+            signed = await self._unread.read(context)
+            with self._calls.taken(context):
+                while signed is not grpc.aio.EOF:
+                    check_readable(signed)
+                    await call.offer(*signed)
+                    signed = await self._quiet.read(context)
         except QrngError as held:
             return held
         return None

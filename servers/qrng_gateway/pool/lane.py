@@ -127,12 +127,14 @@ class Stored:
         left[:] = _ZEROS[: len(left)]
         self._buffer, self._offset = bytearray(), 0
 
-    def overwrite(self, data: bytes) -> bytearray:
+    def overwrite(self, data: bytes | memoryview) -> bytearray:
         """Give the buffer away, with `data` in place of what it held; where it has another size, wipe it instead."""
-        buffer = self._buffer
-        if len(buffer) != len(data):
+        buffer, short_by = self._buffer, len(data) - len(self._buffer)
+        if short_by and buffer.__alloc__() != len(data) + 1:
             self.wipe()
             return bytearray(data)
+        if short_by:  # it was made for as much, and its end cut off since: it grows where it is
+            buffer += _ZEROS[:short_by]
         memoryview(buffer)[:] = data
         self._buffer, self._offset = bytearray(), 0
         return buffer
@@ -182,7 +184,7 @@ class Lane:
 
     def insert(self, chunk: Stored) -> None:
         """Put `chunk` at its place in time."""
-        if not len(self) or self._chunks[-1].capture_start_ns <= chunk.capture_start_ns:
+        if not self.level or self._chunks[-1].capture_start_ns <= chunk.capture_start_ns:
             self._chunks.append(chunk)
         else:
             oldest = self._chunks[self._head]
@@ -239,20 +241,22 @@ class Lane:
             chunk.tighten()
 
     def oldest(self, n: int, before_ns: int) -> Stored | None:
-        """Return the oldest chunk, if it has more than `n` bytes and was not captured before `before_ns`.
+        """Return the oldest chunk, if it has `n` bytes and was not captured before `before_ns`.
 
         The lane is not empty. What nearly every claim for few bytes takes from, in few steps: see `remove_front`.
         """
         oldest = self._chunks[self._head]
-        return oldest if len(oldest) > n and oldest.capture_start_ns >= before_ns else None
+        return oldest if len(oldest) >= n and oldest.capture_start_ns >= before_ns else None
 
-    def remove_front(self, chunk: Stored, view: memoryview) -> None:
-        """Overwrite `view`, the front of `chunk` but not all of it, and move past it."""
+    def remove_front(self, oldest: Stored, view: memoryview) -> None:
+        """Overwrite `view`, the front of what `oldest` returned, and move past it."""
         self.level -= len(view)
-        chunk.wipe_front(view)
+        oldest.wipe_front(view)
+        if not oldest:
+            self._remove(self._head, self._head + 1)
 
     def oldest_two(self, n: int, before_ns: int) -> tuple[Stored, Stored] | None:
-        """Return the two oldest chunks, if `n` bytes of one origin are all of one and some, but not all, of the other.
+        """Return the two oldest chunks, if `n` bytes of one origin are all of one and some, or all, of the other.
 
         None as well when they were captured before `before_ns`. What claims as large as chunks take from: see
         `remove_across`.
@@ -261,7 +265,7 @@ class Lane:
         if len(two) < 2:
             return None
         oldest, following = two
-        fits = 0 < n - len(oldest) < len(following)
+        fits = 0 < n - len(oldest) <= len(following)
         if fits and oldest.origin is following.origin and oldest.capture_start_ns >= before_ns:
             return oldest, following
         return None
@@ -271,7 +275,7 @@ class Lane:
         self.level -= len(all_of_it) + len(front)
         oldest.wipe_front(all_of_it)
         following.wipe_front(front)
-        self._remove(self._head, self._head + 1)
+        self._remove(self._head, self._head + (1 if following else 2))
 
     def expire(self, before_ns: int) -> int:
         """Destroy chunks captured before `before_ns`. Returns their bytes."""

@@ -162,9 +162,10 @@ class Pool:
         its own class; never a better one, and nothing at all when that would not suffice. What comes
         back waits to be stored, or to be abandoned.
         """
-        self.expire()
         n = len(block)
-        displaced = self._displace(block.label.source_class, *self._excess(n))
+        lanes = self._all_lanes()
+        self._expire(lanes)
+        displaced = self._displace(block.label.source_class, *self._excess(n, lanes))
         if displaced is None:
             return None
         self._reserved_bytes += n
@@ -179,17 +180,20 @@ class Pool:
         displaced: list[Stored] = []
         if bytes_over <= 0 and chunks_over <= 0:
             return displaced
-        displaceable = self._displaceable(newcomer) + self._displaceable_reserves(newcomer)
+        displaceable = self._displaceable(newcomer)
+        if self._reservations:
+            displaceable += self._displaceable_reserves(newcomer)
         level, chunks = _contents(displaceable)
         if bytes_over > level or chunks_over > chunks:
             return None
         for lane in displaceable:
             while lane.level and (bytes_over > 0 or chunks_over > 0):
                 oldest = lane.pop_oldest()
+                n = len(oldest)
                 displaced.append(oldest)
-                bytes_over -= len(oldest)
+                bytes_over -= n
                 chunks_over -= 1
-                self.counters.overflow += len(oldest)
+                self.counters.overflow += n
         return displaced
 
     def store(self, block: Block, collector_id: str, key_id: str = "", epoch: int = 0, sequence: int = 0) -> bool:
@@ -203,22 +207,19 @@ class Pool:
     def store_all(self, admitted: Iterable[Stored]) -> None:
         """Put each of `admitted` into the room set aside for it; serve whoever waits for them."""
         for_clients: list[str] = []
+        counters, keeping = self.counters, bool(self._reservations)
         for chunk in admitted:
-            self._release(chunk)
-            self.counters.stored += len(chunk)
-            self.counters.set_aside += self._intake.set_aside(chunk)
-            self.counters.conditioned += self._intake.condition(chunk)
-            if len(chunk):
-                for_clients += self._enter(chunk)
+            counters.stored += self._release(chunk)
+            counters.set_aside += self._intake.set_aside(chunk)
+            counters.conditioned += self._intake.condition(chunk)
+            n = len(chunk)
+            if n:
+                label = chunk.origin.label
+                self.entered[label.source_class] += n
+                if keeping:
+                    for_clients += self._reservations.keep_some(chunk)
+                self._lanes[label.source_class, label.processing].insert(chunk)
         self._serve_arrivals(for_clients)
-
-    def _enter(self, chunk: Stored) -> list[str]:
-        """Put `chunk` where claims find it. Returns the clients that some of it is kept for."""
-        label = chunk.origin.label
-        self.entered[label.source_class] += len(chunk)
-        kept_for = self._reservations.keep_some(chunk) if self._reservations else []
-        self._lanes[label.source_class, label.processing].insert(chunk)
-        return kept_for
 
     def purge(self, key_id: str) -> int:
         """Destroy what the key `key_id` vouched for, since nobody does any more. Returns the bytes."""
@@ -238,9 +239,12 @@ class Pool:
         self._release(admitted)
         admitted.wipe()
 
-    def _release(self, admitted: Stored) -> None:
-        self._reserved_bytes -= len(admitted)
+    def _release(self, admitted: Stored) -> int:
+        """Give back the room that was set aside for `admitted`. Returns its bytes."""
+        n = len(admitted)
+        self._reserved_bytes -= n
         self._reserved_chunks -= 1
+        return n
 
     def refuse_overflow(self, block: Block) -> None:
         """Count `block` as stored and at once displaced by what is better."""
@@ -529,8 +533,11 @@ class Pool:
 
     def expire(self) -> None:
         """Destroy what has passed the age limit."""
+        self._expire(self._all_lanes())
+
+    def _expire(self, lanes: Iterable[Lane]) -> None:
         before_ns = self._clock.now_ns() - self._ttl_ns
-        for lane in self._all_lanes():
+        for lane in lanes:
             if lane.level:
                 self.counters.expired += lane.expire(before_ns)
 
@@ -550,9 +557,9 @@ class Pool:
 
     # Arithmetic
 
-    def _excess(self, n: int) -> tuple[int, int]:
-        """Return by how many bytes and chunks the pool would be over, with `n` bytes more in one chunk."""
-        level, chunks = _contents(self._all_lanes())
+    def _excess(self, n: int, lanes: Iterable[Lane]) -> tuple[int, int]:
+        """Return by how many bytes and chunks the pool of `lanes` would be over, with `n` bytes more in one chunk."""
+        level, chunks = _contents(lanes)
         return (
             level + self._reserved_bytes + n - self.capacity,
             chunks + self._reserved_chunks + 1 - self._max_chunks,
@@ -570,8 +577,6 @@ class Pool:
 
     def _displaceable_reserves(self, newcomer: SourceClass) -> tuple[Lane, ...]:
         """Return the lanes of single clients that a newcomer may displace, after all others."""
-        if not self._reservations:
-            return ()
         return tuple(lane for (kept, _), lane in self._reservations.lanes() if self._may_displace(newcomer, kept))
 
     def _all_lanes(self) -> Iterable[Lane]:

@@ -108,12 +108,13 @@ class Reservoir:
         Must see every chunk that arrives, once. The number is 0 for most small chunks and below the
         length of the chunk for all.
         """
-        self._credit += len(chunk)
+        size = len(chunk)
+        self._credit += size
         if self._credit < _GRAIN_CREDIT:
             return 0
         label = chunk.origin.label
         lane = self._lanes[label.source_class, label.processing]
-        portion = self._fitting(min(self._credit // ONE_IN, len(chunk) - 1), lane)
+        portion = self._fitting(min(self._credit // ONE_IN, size - 1), lane)
         if portion:
             self._credit -= portion * ONE_IN
             self.counters.set_aside += portion
@@ -127,13 +128,17 @@ class Reservoir:
         for worse in reversed(self._lanes.values()):
             if worse is lane:
                 break
-            while len(worse) and self._room() < wanted:
+            while worse.level and self._room() < wanted:
                 self.counters.displaced += worse.drop_oldest()
         return min(wanted, self._room())
 
     def _room(self) -> int:
-        portions = sum(map(len, self._lanes.values()))
-        return self.capacity - self.level if portions < self._max_portions else 0
+        level = portions = 0
+        for lane in self._lanes.values():
+            if lane.level:
+                level += lane.level
+                portions += len(lane)
+        return self.capacity - level if portions < self._max_portions else 0
 
     # Bytes out
 

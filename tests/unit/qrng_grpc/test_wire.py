@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import tracemalloc
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 import pytest
-from hypothesis import given
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qrng_grpc import wire
-from qrng_grpc.chunk import ID_PATTERN, Block, BlockLabel, Chunk, Heartbeat, Identity, SourceState
+from qrng_grpc.chunk import ID_PATTERN, MAX_CHUNK_BYTES, Block, BlockLabel, Chunk, Heartbeat, Identity, SourceState
 from qrng_grpc.labels import Condition, Custody, HealthVerdict, Processing, SourceClass
-from qrng_grpc.v1 import chunk_pb2, labels_pb2
+from qrng_grpc.v1 import chunk_pb2, labels_pb2, push_pb2
 
 ids = st.from_regex(ID_PATTERN, fullmatch=True)
 positive = st.integers(1, 2**63 - 1)
@@ -221,3 +224,95 @@ def test_enumerations_agree(table: wire.Labels[Any], ours: type[Enum], enumerati
     assert all(table.from_proto(table.to_proto(member)) is member for member in ours)
     assert table.from_proto(0) is None
     assert table.from_proto(max(numbers) + 1) is None
+
+
+NEVER = re.compile(b"(?!)")
+edits = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3)), max_size=2)
+"""Each at a place: so many bytes taken out, these put in."""
+appended = st.sampled_from(
+    [
+        b"",
+        chunk_pb2.Chunk(data=b"other").SerializeToString(),
+        b"\x3a\x00",
+        chunk_pb2.Chunk(heartbeat=chunk_pb2.Heartbeat()).SerializeToString(),
+        chunk_pb2.Chunk(trace_context="00-1-1-00").SerializeToString(),
+        b"\x3a\x10" + bytes(16),
+    ]
+)
+
+
+def edited(serialised: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    for place, taken, put in changes:
+        at = place % (len(serialised) + 1)
+        serialised = serialised[:at] + put + serialised[at + taken :]
+    return serialised
+
+
+def outcome(read: Callable[[bytes], Any], serialised: bytes, error: type[Exception]) -> Any:
+    try:
+        return read(serialised)
+    except error as refused:
+        return str(refused) if error is wire.MalformedChunkError else error
+
+
+@given(chunks(), edits, appended)
+def test_cutting_the_data_out_of_a_chunk_changes_no_outcome(
+    chunk: Chunk, changes: list[tuple[int, int, bytes]], more: bytes
+) -> None:
+    """Whatever is sent, as every encoder would, damaged, or with fields twice, is read as protobuf reads it."""
+    serialised = edited(wire.encode_chunk(chunk), changes) + more
+    cut = outcome(wire.decode_chunk, serialised, wire.MalformedChunkError)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_BEFORE_DATA", NEVER)
+        assert outcome(wire.decode_chunk, serialised, wire.MalformedChunkError) == cut
+
+
+@given(
+    st.binary(max_size=200),
+    ids,
+    st.binary(max_size=64),
+    edits,
+    st.sampled_from([b"", b"\x0a\x00", b"\x0a\x02\x0a\x00"]),
+)
+@example(b"", "k", b"", [], b"")
+@example(b"chunk", "k", b"s", [], b"\x0a\x05\x0a\x03new")
+def test_cutting_the_chunk_out_of_a_request_changes_no_outcome(
+    chunk: bytes, key_id: str, signature: bytes, changes: list[tuple[int, int, bytes]], more: bytes
+) -> None:
+    """The same holds for requests."""
+    signed = chunk_pb2.SignedChunk(chunk=chunk, key_id=key_id, signature=signature)
+    request = push_pb2.PushChunksRequest(signed_chunk=signed).SerializeToString()
+    for serialised in (
+        edited(request, changes) + more,
+        push_pb2.PushChunksRequest(
+            signed_chunk=chunk_pb2.SignedChunk.FromString(signed.SerializeToString() + more)
+        ).SerializeToString(),
+    ):
+        cut = outcome(wire.decode_push_request, serialised, DecodeError)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wire, "_BEFORE_CHUNK", NEVER)
+            assert outcome(wire.decode_push_request, serialised, DecodeError) == cut
+
+
+def test_data_is_not_copied() -> None:
+    """What a chunk carries is a view of the request it came in."""
+    chunk = message()
+    signed = chunk_pb2.SignedChunk(chunk=chunk.SerializeToString(), key_id="k", signature=b"s")
+    request = push_pb2.PushChunksRequest(signed_chunk=signed).SerializeToString()
+    decoded = wire.decode_chunk(wire.decode_push_request(request).chunk)
+    assert isinstance(decoded, Chunk)
+    assert isinstance(decoded.block.data, memoryview)
+    assert decoded.block.data.obj is request
+    assert decoded.block.data == chunk.data
+
+
+def test_nothing_is_kept_of_ids_that_are_none() -> None:
+    """What is kept of ids, since the next chunk has the same, is of ids: not of a megabyte where one should be."""
+    refused = chunk_pb2.Chunk(collector_id="x" * MAX_CHUNK_BYTES, pool_id="pool", epoch=1, sequence=1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(wire.MalformedChunkError, match="a collector or pool id that is none"):
+            wire.decode_chunk(refused.SerializeToString())
+        assert tracemalloc.get_traced_memory()[0] < MAX_CHUNK_BYTES // 2
+    finally:
+        tracemalloc.stop()

@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from qrng_gateway.link.inspection import CORRUPT, LEAST_OPENING_BYTES, REPEATED, Inspection, looks_corrupt, sample
+from qrng_gateway.link.inspection import (
+    CORRUPT,
+    LEAST_OPENING_BYTES,
+    REPEATED,
+    Glance,
+    Inspection,
+    looks_corrupt,
+    sample,
+)
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel, Chunk, Identity
 from qrng_grpc.labels import SourceClass
 
@@ -43,14 +51,14 @@ def test_a_value_that_has_taken_most_places_is_noticed() -> None:
     """A byte that comes nine times in ten is a fault, though it forms no long run."""
     draw = random.Random(1)
     data = bytes(0 if draw.random() < 0.9 else draw.randrange(256) for _ in range(65_536))
-    assert looks_corrupt(data)
+    assert looks_corrupt(data, Glance())
 
 
 def test_weak_noise_is_not_judged() -> None:
     """Raw noise of one bit a byte passes: what a source is worth is not the gateway's to say."""
     draw = random.Random(2)
     for _ in range(200):
-        assert not looks_corrupt(bytes(draw.choices((0, 1), k=65_536)))
+        assert not looks_corrupt(bytes(draw.choices((0, 1), k=65_536)), Glance())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -103,11 +111,11 @@ def test_the_glance_overlooks_no_run(start: int, size: int) -> None:
     data = bytearray(bytes(range(256)) * (size // 256))
     for index in range(start, start + 81):
         data[index // 512 * spacing + index % 512] = 0x55
-    assert looks_corrupt(bytes(data))
+    assert looks_corrupt(bytes(data), Glance())
 
 
 def test_the_glance_overlooks_no_window() -> None:
     """A window is an alarm at 432 bytes of one value, though every other byte parts two of them."""
     data = bytearray(bytes(range(256)) * 256)
     data[4096 : 4096 + 512] = (b"\x55" * 5 + b"\xaa") * 80 + b"\x55" * 32
-    assert looks_corrupt(bytes(data))
+    assert looks_corrupt(bytes(data), Glance())

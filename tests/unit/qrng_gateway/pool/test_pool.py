@@ -302,6 +302,16 @@ async def test_what_is_displaced_is_overwritten(clock, size):
     assert not len(displaced)
 
 
+def test_a_buffer_whose_end_was_cut_off_is_used_again(clock):
+    """A newcomer as large as a chunk was before some of it was set aside takes over all of its buffer."""
+    old, new = block(4096, clock), block(4096, clock)
+    displaced = Stored(old, Origin(old.label, "lab", "dev"))
+    displaced.cut_end(40)
+    newcomer = Stored(new, displaced.origin, overwritten=displaced)
+    assert newcomer.front(CAPACITY) == new.data
+    assert not len(displaced)
+
+
 async def test_reserved_room_is_nobody_elses(clock):
     """Room set aside for a chunk on its way counts as taken until it is released."""
     pool = make_pool(clock)
