@@ -1,8 +1,8 @@
 """Replies over HTTP: a body and a head of plain text, errors in one JSON shape, and none that a cache may keep.
 
 Idea: the responses of aiohttp are made of dictionaries and signals, and take longer than all that a gateway does for a
-request. A `Reply` is written once, as one piece of bytes. It may say how the very same request is answered when it
-comes again, so that it need not be read again.
+request. A `Reply` is written once, as one piece of bytes. It may say how the same request is answered when it comes
+again, so that it need not be read again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = get_log()
 
 
 class Again(NamedTuple):
-    """How a request is answered that came before, to the letter.
+    """How a request is answered that came before.
 
     `begin` takes the name of the connection it came by. It returns None, having done nothing, when the request must be
     read after all; what it returns never raises. `fields` are what the reply's head has then besides.

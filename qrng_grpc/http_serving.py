@@ -6,16 +6,14 @@ cache, and nothing of a request is logged, since its address may hold a key.
 
 aiohttp keeps the connections and reads the requests. What it has on top of that, an application with its router,
 middlewares and signals, a dozen fixed addresses do not need: there is one function from a request to a `Reply`. And
-since most clients send the very same request again and again, a request is first looked up among those
-that came before; one that is found there is not read again. Needs the extra `qrng-grpc[server]`.
+since most clients ask for the same again and again, a request is first looked up among those that came before
+(`http_known`); one that is found there is not read again. Needs the extra `qrng-grpc[server]`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -26,7 +24,8 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError, InvalidRequestError, QrngError
-from qrng_grpc.http_replies import Again, Reply, error_reply, refused
+from qrng_grpc.http_known import MAX_HEADERS, MAX_LINE, Heeds, Known
+from qrng_grpc.http_replies import Reply, error_reply, refused
 from qrng_grpc.serving import MAX_CONNECTIONS
 from qrng_grpc.tls import RenewedContext
 
@@ -34,15 +33,8 @@ T = TypeVar("T")
 
 IDLE_S = 75.0
 
-_MAX_LINE = 4096
-_MAX_HEADERS = 64
-"""Lines of headers in a request, each of at most `_MAX_LINE` bytes: 256 KiB in all."""
 _LINGERING_S = 2.0
 """How long the rest of a body that nobody wants is read and thrown away, so that its sender sees the reply."""
-MAX_KNOWN = 1024
-"""Requests that are known again."""
-LONGEST_KNOWN = 4096
-"""Bytes of the longest request that is."""
 _NEVER_S = 1e9
 
 # What aiohttp itself would say of a broken request quotes it.
@@ -53,10 +45,14 @@ Handler = Callable[[web.BaseRequest], Awaitable[Reply]]
 
 
 class Site(NamedTuple):
-    """What is served: who answers, and never raises, and how many bytes the body of a request may have."""
+    """What is served: who answers, and never raises, and how many bytes the body of a request may have.
+
+    `heeds` are the headers that an answer may depend on; it is not shown others.
+    """
 
     answer: Handler
     max_body_bytes: int = 1
+    heeds: tuple[str, ...] = ()
 
 
 def found(routes: Mapping[str, Mapping[str, T]], request: web.BaseRequest) -> T:
@@ -90,7 +86,8 @@ async def serving_http(
     Raises ConfigError when it cannot listen there.
     """
     host, port = host_and_port(address)
-    server, known = _server(site), Known()
+    heeds = Heeds(site.heeds)
+    server, known = _server(site, heeds), Known(heeds)
     runner = web.ServerRunner(
         server,
         shutdown_timeout=grace_s / 2,  # aiohttp waits twice: for the handler, then for its cancelled rest
@@ -116,11 +113,12 @@ async def serving_http(
         await runner.cleanup()
 
 
-def _server(site: Site) -> web.Server:
+def _server(site: Site, heeds: Heeds) -> web.Server:
     loop = asyncio.get_running_loop()
 
     def request_of(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=site.max_body_bytes)
+        heeded = heeds.of(message)
+        return web.BaseRequest(heeded, payload, protocol, writer, task, loop, client_max_size=site.max_body_bytes)
 
     async def answer(request: web.BaseRequest) -> Reply:
         if request.version < HttpVersion10:
@@ -152,53 +150,26 @@ class _TurnedAway(asyncio.Protocol):
         transport.close()
 
 
-class Known:
-    """Requests that came before, and how they are answered again. The oldest is forgotten first.
-
-    A request holds a key, so what is kept of it is its hash, under a secret that this process made up.
-    """
-
-    def __init__(self) -> None:
-        self._keyed = hashlib.blake2s(key=secrets.token_bytes(32), digest_size=16)
-        self._requests: dict[bytes, Again] = {}
-
-    def find(self, text: bytes) -> Again | None:
-        """Return how the request `text` is answered again, None when it is not known."""
-        return self._requests.get(self._hash(text)) if len(text) <= LONGEST_KNOWN else None
-
-    def keep(self, text: bytes, again: Again) -> None:
-        """Remember the request `text`, unless it is too long."""
-        if len(text) > LONGEST_KNOWN:
-            return
-        if len(self._requests) >= MAX_KNOWN:
-            del self._requests[next(iter(self._requests))]
-        self._requests[self._hash(text)] = again
-
-    def _hash(self, text: bytes) -> bytes:
-        keyed = self._keyed.copy()
-        keyed.update(text)
-        return keyed.digest()
-
-
 class _Connection(web.RequestHandler):
     """A connection, on which requests that are `known` are answered without aiohttp.
 
-    It is to end with its next reply when it is older than `max_age_s`, or `tls` was renewed. It ends when its client
-    brings no whole request for `idle_s`, or reads nothing for as long, while aiohttp would wait for ever. Broken
-    requests are refused in our words; aiohttp's own quote them.
+    It is to end with its next reply when it is older than `max_age_s`, `tls` was renewed, or the server ends. It ends
+    when its client brings no whole request for `idle_s`, or reads nothing for as long, while aiohttp would wait for
+    ever. Broken requests are refused in our words; aiohttp's own quote them.
     """
 
     # A request is known by what came in one piece while the connection was *quiet*: all before was answered, and ended
-    # where a request ends. A connection that sends in other pieces, or does not wait for replies, is not quiet again.
+    # where a request ends. A connection that sends in other pieces, or what cannot be known, or does not wait for
+    # replies, is not quiet again.
 
     __slots__ = (
         "_answering",
-        "_arrived",
         "_idle_s",
         "_known",
         "_max_age_s",
         "_quiet",
         "_since_s",
+        "_tag",
         "_tls",
         "_unread",
         "_until_s",
@@ -209,6 +180,8 @@ class _Connection(web.RequestHandler):
     peer: str
     """Whose it is, as grpc would name it."""
     _since_s: float
+    _tag: bytes | None
+    """What the request that came last is known by, unless more came since."""
     _watch: asyncio.TimerHandle
 
     def __init__(
@@ -220,9 +193,9 @@ class _Connection(web.RequestHandler):
             access_log=cast(Any, None),
             logger=_silent,
             keepalive_timeout=_NEVER_S,  # it would not know of what we answer
-            max_line_size=_MAX_LINE,
-            max_field_size=_MAX_LINE,
-            max_headers=_MAX_HEADERS,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
             lingering_time=_LINGERING_S,
             auto_decompress=False,
         )
@@ -231,7 +204,7 @@ class _Connection(web.RequestHandler):
         self._max_age_s = max_age_s
         self._tls = tls if isinstance(tls, RenewedContext) else None
         self._answering: asyncio.Task[None] | None = None
-        self._arrived: bytes | None = None
+        self._tag = None
         self._quiet = self._unread = False
         self._until_s = inf
 
@@ -258,16 +231,15 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take in what came: answer it if it came before, else have it read."""
-        self._arrived = data if self._quiet else None
-        if self._quiet:
-            self._quiet = False
-            again = self._known.find(data)
-            answering = None if again is None else again.begin(self.peer)
-            if again is not None and answering is not None:
-                self.wait_for_us()
-                self._answering = self._loop.create_task(self._answer(answering, again.fields))
-                return
-        super().data_received(data)
+        self._tag = tag = self._known.tag(data) if self._quiet else None
+        self._quiet = False
+        again = None if tag is None else self._known.find(tag)
+        answering = None if again is None else again.begin(self.peer)
+        if again is not None and answering is not None:
+            self.wait_for_us()
+            self._answering = self._loop.create_task(self._answer(answering, again.fields))
+        else:
+            super().data_received(data)
 
     async def _answer(self, answering: Coroutine[Any, Any, Reply], fields: str) -> None:
         try:
@@ -281,7 +253,7 @@ class _Connection(web.RequestHandler):
         self.transport.write(reply.written())
         if not reply.keep_alive:
             self.transport.close()
-        self._finish(self._arrived is not None)
+        self._finish(self._tag is not None)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -292,16 +264,15 @@ class _Connection(web.RequestHandler):
         if self._is_over:
             reply.keep_alive = False
         sent = await super().finish_response(request, resp, start_time)
-        arrived = self._arrived
-        whole = arrived is not None and _is_all(arrived, request)
-        if arrived is not None and whole and reply.again is not None:
-            self._known.keep(arrived, reply.again)
+        whole = self._tag is not None and _is_plain(request)
+        if self._tag is not None and whole and reply.again is not None:
+            self._known.keep(self._tag, reply.again)
         self._finish(whole)
         return sent
 
     def _finish(self, whole: bool) -> None:
         self._quiet = whole and not self._unread
-        self._arrived = None  # it may hold a key, and the connection may stay for long
+        self._tag = None
         if self._current_request is None:  # aiohttp may be at one that came before this reply
             self._wait_for_client()
 
@@ -339,6 +310,8 @@ class _Connection(web.RequestHandler):
     @property
     def _is_over(self) -> bool:
         """Whether it is to end with its next reply."""
+        if self._close:  # the server ends
+            return True
         if self._loop.time() - self._since_s >= self._max_age_s:
             return True
         if self._tls is None or self.transport is None:
@@ -381,11 +354,11 @@ class _Connection(web.RequestHandler):
         await super().shutdown(timeout)
 
 
-def _is_all(arrived: bytes, request: web.BaseRequest) -> bool:
-    """Say whether `request` is all that `arrived`, of a kind that is answered alike when it comes again."""
+def _is_plain(request: web.BaseRequest) -> bool:
+    """Say whether `request` is no more than its head, of a kind that is answered alike when it comes again."""
     return (
-        arrived.find(b"\r\n\r\n") == len(arrived) - 4
-        and request.version == HttpVersion11
+        request.version == HttpVersion11
+        and request.method != hdrs.METH_HEAD  # whose replies have no body; those to what is known have theirs
         and request.keep_alive
         and not request.body_exists
         and hdrs.EXPECT not in request.headers

@@ -24,6 +24,9 @@ def command(yaml_file: Path | None, end_with_fd: int | None, **layers: Any) -> N
     Ctrl-C let running calls finish, and end with exit code 0.
     """
     # The servers' extra, which --help does without.
+    from qrng_gateway.scheduling import spare_io_threads  # noqa: PLC0415
+
+    spare_io_threads()
     from qrng_gateway.app import main  # noqa: PLC0415
     from qrng_gateway.config import ENV_PREFIX, GatewayConfig  # noqa: PLC0415
 

@@ -198,10 +198,33 @@ class Call:
             limiter.refund_request(client, charge)
             raise
 
+    def dispense_now(self, demand: Demand, *, limit: int, pack: Pack = as_they_are) -> Claimed | None:
+        """Claim what `demand` asks for, and charge it to the client, if nothing needs to be waited for; else None.
+
+        What has to be waited for is bytes and, for an open stream, a rate. Raises as `dispense`, for an open stream as
+        `dispense_in_time`.
+        """
+        streams = self._stream is not None
+        if streams:
+            self.look_again()
+        limiter, client = self._desk.limiter, self.client
+        demand.check(limit, client.limits.bytes_per_day)
+        charge = (limiter.pace if streams else limiter.charge)(client, demand.size)
+        claimed = None
+        try:
+            if not charge.wait_s:
+                claimed = self._desk.dispenser.dispense_now(demand, client, pack)
+        finally:
+            if claimed is None:
+                limiter.refund(client, charge)
+        if claimed is not None:
+            self._remember(demand.size, charge, claimed.label)
+        return claimed
+
     async def dispense(
         self, demand: Demand, *, limit: int, time_left_s: float | None, pack: Pack = as_they_are
     ) -> Claimed:
-        """Claim what `demand` asks for; it is charged to the client, unless it fails.
+        """Claim what `demand` asks for, waiting for it; it is charged to the client, unless it fails.
 
         Raises LimitError when a rate or the quota has no room for it, AuthenticationError when the client is not to be
         served any more before it is its turn, else as `Dispenser.dispense`.
@@ -210,10 +233,8 @@ class Call:
         demand.check(limit, client.limits.bytes_per_day)
         charge = desk.limiter.charge(client, demand.size)
         try:
-            claimed = desk.dispenser.dispense_now(demand, client, pack)
-            if claimed is None:
-                with _Lasting(desk, self):
-                    claimed = await desk.dispenser.dispense(demand, client, time_left_s, pack)
+            with _Lasting(desk, self):
+                claimed = await desk.dispenser.dispense(demand, client, time_left_s, pack)
         except BaseException:
             desk.limiter.refund(client, charge)
             raise
@@ -236,9 +257,7 @@ class Call:
                 await asyncio.sleep(charge.wait_s)
                 self.look_again()
                 time_left_s = None if time_left_s is None else time_left_s - charge.wait_s
-            claimed = desk.dispenser.dispense_now(demand, self.client, pack)
-            if claimed is None:
-                claimed = await desk.dispenser.dispense(demand, self.client, time_left_s, pack)
+            claimed = await desk.dispenser.dispense(demand, self.client, time_left_s, pack)
         except BaseException:
             desk.limiter.refund(self.client, charge)
             raise

@@ -1,4 +1,4 @@
-"""How the kernel shares a core among the threads of this process.
+"""Which threads a call passes through, and how the kernel shares a core among them.
 
 Idea: a call passes from thread to thread some ten times, within grpc and to the event loop. By default Linux lets
 whichever thread was woken last interrupt the one that woke it, which was about to go on with more of the
@@ -7,11 +7,31 @@ As *batch* work (SCHED_BATCH, sched(7)) they let each other finish: with 16 call
 less processor time, with 32 on a stream two fifths, and is answered sooner (docs/performance.md). With one call
 at a time, or where cores are idle, nothing changes. It needs no privilege, and takes none from others: it is the
 gateway that waits a little longer, a few milliseconds at most, where programs beside it keep all cores busy.
+
+From 1.80 on grpcio hands what happens on a listener's connections to a pool of threads, three of which take part
+in every call. As it did before, the thread that waits for calls can see to the connections itself, and a call is a
+tenth cheaper. grpc leaves the choice to its users for some versions yet; one that does not know it any more ignores it.
+ADR 0009.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+
+_EXPERIMENTS = "GRPC_EXPERIMENTS"
+_WITHOUT_POOL = "-event_engine_listener,-event_engine_client"
+
+
+def spare_io_threads() -> bool:
+    """Have grpc's servers in this process do without a pool of threads for their connections.
+
+    To be called before grpc is imported: it reads its environment then. What somebody else chose there stays. False
+    where it comes too late or has no say.
+    """
+    if "grpc" in sys.modules:
+        return False
+    return os.environ.setdefault(_EXPERIMENTS, _WITHOUT_POOL) == _WITHOUT_POOL
 
 
 def let_threads_finish() -> bool:

@@ -45,6 +45,11 @@ class Stay:
         await self.channel.close()
 
 
+def block(stay: Stay, size: int) -> Block:
+    now_ns = stay.gateway.clock.now_ns()
+    return Block(os.urandom(size), now_ns, now_ns, BlockLabel(("dev",), SourceClass.OPERATING_SYSTEM))
+
+
 def is_reconnect(refusal: Refusal) -> bool:
     return (refusal.code, refusal.reason) == (
         grpc.StatusCode.UNAVAILABLE,
@@ -136,6 +141,26 @@ async def test_a_subscription_that_waits_for_bytes_ends_with_reconnect() -> None
             assert is_reconnect(await refused(call))
 
 
+async def test_a_stream_that_ends_while_its_first_message_is_being_written_is_told() -> None:
+    """Whatever the moment, a client hears why its stream has ended."""
+    async with Stay(drain_timeout=300, max_wait=60) as stay:
+        calls: list[Any] = []
+        for stub in (stay.front.entropy, stay.front.qr_entropy):
+            request = StreamEntropyRequest if stub is stay.front.entropy else EntropyRequest
+            calls.append(stub.StreamEntropy(iter([request(bytes_needed=16)]), metadata=stay.front.key))
+        calls.append(
+            stay.front.entropy.SubscribeEntropy(SubscribeEntropyRequest(bytes_per_message=16), metadata=stay.front.key)
+        )
+        await until(lambda: stay.gateway.gateway.pool.waiting == len(calls))
+        stay.gateway.gateway.pool.store(block(stay, 16 * len(calls)), stay.gateway.collector_id)
+        assert not stay.gateway.gateway.pool.waiting
+        await asyncio.sleep(0)  # the claims are granted; now their handlers begin to write
+        async with asyncio.timeout(20):
+            await stay.end()
+            for call in calls:
+                assert is_reconnect(await refused(call))
+
+
 async def test_a_stalled_subscriber_holds_the_end_up_no_longer_than_the_time_to_finish() -> None:
     """A client that does not read cannot keep the gateway from ending."""
     async with Stay(drain_timeout=0.2, buffer_size=32 << 20) as stay:
@@ -192,12 +217,10 @@ async def test_a_rest_client_that_does_not_read_holds_the_end_up_no_longer_than_
 async def test_a_push_call_that_waits_ends_with_its_count() -> None:
     """The collector learns what was disposed of, and keeps the rest."""
     async with Stay(drain_timeout=300) as stay:
-        now_ns = stay.gateway.clock.now_ns()
-        block = Block(os.urandom(100), now_ns, now_ns, BlockLabel(("dev",), SourceClass.OPERATING_SYSTEM))
-        identity = Identity(stay.gateway.collector_id, stay.gateway.pool_id, now_ns, 1)
+        identity = Identity(stay.gateway.collector_id, stay.gateway.pool_id, stay.gateway.clock.now_ns(), 1)
         async with grpc.aio.insecure_channel(stay.gateway.push_address) as channel:
             call: Any = PushServiceStub(channel).PushChunks()
-            await call.write(stay.gateway.signed(Chunk.bind(block, identity)))
+            await call.write(stay.gateway.signed(Chunk.bind(block(stay, 100), identity)))
             await until(lambda: stay.gateway.gateway.pool.level == 100)
             await stay.end()
             assert (await call).disposed_count == 1

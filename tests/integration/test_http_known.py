@@ -1,4 +1,4 @@
-"""Requests that came before, to the letter: they are not read again, and nothing else is different for anybody."""
+"""Requests that came before, but for what nobody heeds: they are not read again, and nothing else is different."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from aiohttp import web
 
 from qrng_grpc.certs import Authority
 from qrng_grpc.config import host_and_port
+from qrng_grpc.http_known import MAX_HEADERS
 from qrng_grpc.http_replies import Again, Reply
-from qrng_grpc.http_serving import IDLE_S, LONGEST_KNOWN, MAX_KNOWN, Known, Site, serving_http
+from qrng_grpc.http_serving import IDLE_S, Site, serving_http
 
 REQUEST = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 OTHER = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
+HEEDED = "X-Heeded"
 LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
 """Is answered with more than the system takes, the second time."""
 
@@ -37,8 +39,11 @@ class Teller:
         self.reading = asyncio.Event()
         self.slow = asyncio.Event()
         """Until then a request for /slow that is read waits."""
+        self.shown: list[tuple[str, str]] = []
+        """The headers of the request that was read last, as they were shown."""
 
     async def answer(self, request: web.BaseRequest) -> Reply:
+        self.shown = list(request.headers.items())
         if request.path == "/slow":
             self.reading.set()
             await self.slow.wait()
@@ -67,9 +72,14 @@ class Client:
 
     async def reply(self) -> str:
         """Return the body of the next reply."""
-        self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        await self.read_head()
         length = int(self.head.partition("Content-Length: ")[2].split("\r\n")[0])
         return (await self._reader.readexactly(length)).decode()
+
+    async def read_head(self) -> None:
+        """Read the head of the next reply."""
+        self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        assert self.head.startswith("HTTP/1.")
 
     async def ask(self, request: bytes) -> str:
         self.send(request)
@@ -88,7 +98,8 @@ async def taken_in() -> None:
 
 @asynccontextmanager
 async def served(teller: Teller, **settings: Any) -> AsyncIterator[str]:
-    async with serving_http(Site(teller.answer), "127.0.0.1:0", **{"grace_s": 1.0, **settings}) as address:
+    site = Site(teller.answer, heeds=(HEEDED,))
+    async with serving_http(site, "127.0.0.1:0", **{"grace_s": 1.0, **settings}) as address:
         yield address
 
 
@@ -130,6 +141,57 @@ async def test_a_request_is_read_once(tls: Tls) -> None:
             assert [await client.ask(OTHER) for _ in range(2)] == ["read /b", "again /b"]
         async with connected(address, tls.client) as client:
             assert await client.ask(REQUEST) == "again /a"
+
+
+def with_lines(request: bytes, *lines: bytes) -> bytes:
+    return b"\r\n".join([request[:-4], *lines]) + request[-4:]
+
+
+async def test_what_nobody_heeds_makes_no_other_request(tls: Tls) -> None:
+    """Requests that differ in ids of traces and the like are known again, and their answers see none of it."""
+    teller = Teller()
+    async with served(teller, tls=tls.server) as address, connected(address, tls.client) as client:
+        assert await client.ask(with_lines(REQUEST, b"X-Request-Id: 0", b"Accept: */*")) == "read /a"
+        assert teller.shown == [("Host", "x")]
+        for number in range(1, 4):
+            assert await client.ask(with_lines(REQUEST, b"x-request-id: %d" % number)) == "again /a"
+        assert await client.ask(REQUEST) == "again /a"
+
+
+async def test_what_is_heeded_makes_another_request() -> None:
+    """A header that an answer may depend on tells requests apart by its value, and by how often it is there."""
+    teller = Teller()
+    async with served(teller) as address, connected(address) as client:
+        await client.ask(REQUEST)
+        for lines in ([b"X-Heeded: 1"], [b"X-Heeded: 2"], [b"x-heeded: 2"], [b"X-Heeded: 1", b"X-Heeded: 2"]):
+            assert await client.ask(with_lines(REQUEST, b"X-Id: 1", *lines)) == "read /a"
+            assert teller.shown[1:] == [tuple(line.decode().split(": ")) for line in lines]
+            assert await client.ask(with_lines(REQUEST, b"X-Id: 2", *lines)) == "again /a"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"X-Id: 1", b" and more"],
+        [b"X-Id : 1"],
+        [b"X-Id"],
+        [b"X-Id: \0"],
+        [b"X-Id: 1\rX: 2"],
+        [b"X-Id: 1"] * MAX_HEADERS,
+        [b"Host: x"],
+        [b"User-Agent: a", b"User-Agent: b"],
+        [b"Content-Length: 5", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: identity"],
+        [b"Content-Length: +5"],
+    ],
+)
+async def test_what_is_no_http_is_refused_however_well_the_rest_is_known(lines: list[bytes]) -> None:
+    """A request that aiohttp does not take is not taken for one that it took."""
+    async with served(Teller()) as address, connected(address) as client:
+        assert await client.ask(REQUEST) == "read /a"
+        assert await client.ask(with_lines(REQUEST, b"X-Id: 1")) == "again /a"
+        assert "INVALID_ARGUMENT" in await client.ask(with_lines(REQUEST, *lines))
+        assert await client.end() == b""
 
 
 async def test_what_cannot_be_answered_again_is_read() -> None:
@@ -224,9 +286,35 @@ async def test_the_end_of_the_server_is_polite(answers: bool) -> None:
         if answers:
             teller.open.set()
             assert await client.reply() == "again /a"
+            assert "Connection: close" in client.head
         assert await client.end() == b""
         await ending
     assert teller.left.is_set() != answers
+
+
+async def test_the_last_reply_says_that_the_connection_ends() -> None:
+    """Nobody sends another request to a server that ends, because the reply to the one before kept quiet about it."""
+    teller = Teller()
+    serving = served(teller, grace_s=10.0)
+    async with connected(await serving.__aenter__()) as client:
+        client.send(REQUEST.replace(b"/a", b"/slow"))
+        await teller.reading.wait()
+        ending = asyncio.create_task(serving.__aexit__(None, None, None))
+        await taken_in()
+        teller.slow.set()
+        assert await client.reply() == "read /slow"
+        assert "Connection: close" in client.head
+        assert await client.end() == b""
+        await ending
+
+
+async def test_a_reply_without_a_body_is_not_given_one_when_it_is_known() -> None:
+    """What follows the head of a reply to HEAD is the next reply, however often it was asked for."""
+    async with served(Teller()) as address, connected(address) as client:
+        for _ in range(3):
+            client.send(REQUEST.replace(b"GET", b"HEAD"))
+            await client.read_head()
+        assert await client.ask(OTHER) == "read /b"
 
 
 async def test_a_connection_is_kept_while_requests_come() -> None:
@@ -288,16 +376,3 @@ async def test_a_client_that_does_not_read_is_closed() -> None:
                 async with connected(address) as other:
                     assert await other.ask(REQUEST) == "read /a"
                     break
-
-
-async def test_so_many_requests_are_known() -> None:
-    """The oldest is forgotten first, and nothing that was sent is kept."""
-    known = Known()
-    again = Again(lambda _peer: None)
-    for number in range(MAX_KNOWN + 1):
-        known.keep(b"request %d" % number, again)
-    assert known.find(b"request 0") is None
-    assert known.find(b"request 1") is known.find(b"request %d" % MAX_KNOWN) is again
-    assert b"request" not in b"".join(known._requests)
-    known.keep(bytes(LONGEST_KNOWN + 1), again)
-    assert known.find(bytes(LONGEST_KNOWN + 1)) is None

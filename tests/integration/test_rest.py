@@ -8,12 +8,15 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 from structlog.testing import capture_logs
 
 from qrng_gateway.observation.status import GatewayStatus
@@ -247,12 +250,28 @@ async def test_a_client_that_leaves_while_waiting_takes_nothing(http: aiohttp.Cl
         assert gateway.gateway.pool.level == 5
 
 
-async def test_a_request_that_came_before_counts_like_any_other(http: aiohttp.ClientSession) -> None:
+def traced(headers: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Yield `headers` again and again, each time with another id of a trace."""
+    return (headers | {"Traceparent": f"00-{number:032x}-{number:016x}-01"} for number in count(1))
+
+
+def alike(headers: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Yield `headers` again and again."""
+    return repeat(headers)
+
+
+again = pytest.mark.parametrize("again", [alike, traced])
+Again = Callable[[dict[str, str]], Iterator[dict[str, str]]]
+
+
+@again
+async def test_a_request_that_came_before_counts_like_any_other(http: aiohttp.ClientSession, again: Again) -> None:
     """The same request again gets other bytes, is counted, and is refused when its client has sent too many."""
     async with running_gateway(rate_limit=3, address_rate_limit=1000, max_wait=0) as gateway:
         data = os.urandom(15)
         await gateway.push(data)
-        replies = [await get(http, gateway, "/api/random?bytes=5&encoding=raw") for _ in range(4)]
+        asks = islice(again(bearer(gateway)), 4)
+        replies = [await get(http, gateway, "/api/random?bytes=5&encoding=raw", headers=headers) for headers in asks]
         assert b"".join(body for _, _, body in replies[:3]) == data
         assert [headers["X-QRNG-Requests-Left"] for _, headers, _ in replies] == ["2", "1", "0", "0"]
         assert [status for status, _, _ in replies] == [200, 200, 200, 429]
@@ -261,21 +280,41 @@ async def test_a_request_that_came_before_counts_like_any_other(http: aiohttp.Cl
         assert b'qrng_calls_total{method="GET /api/random",status="429"} 1.0' in metrics
 
 
-async def test_a_key_that_is_withdrawn_opens_nothing_again(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+@again
+async def test_a_key_that_is_withdrawn_opens_nothing_again(
+    tmp_path: Path, http: aiohttp.ClientSession, again: Again
+) -> None:
     """However often a request was answered, it is not once its key was revoked."""
     file, key = tmp_path / "clients.yaml", "a-key-that-will-be-revoked"
     with changing_client_file(file) as records:
         records.append(ClientRecord(Client("leaver"), (KeyDigest(digest_of(key)),)))
     async with running_gateway(api_keys_file=file, max_wait=0) as gateway:
         await gateway.push(os.urandom(100))
-        headers = {"Authorization": f"Bearer {key}"}
+        headers = again({"Authorization": f"Bearer {key}"})
         for _ in range(3):
-            assert (await get(http, gateway, "/api/random?bytes=5", headers=headers))[0] == 200
+            assert (await get(http, gateway, "/api/random?bytes=5", headers=next(headers)))[0] == 200
         with changing_client_file(file) as records:
             records[0] = replace(records[0], revoked=True)
         gateway.gateway.reload()
-        assert (await refusal(http, gateway, "/api/random?bytes=5", headers=headers))[0] == 401
+        assert (await refusal(http, gateway, "/api/random?bytes=5", headers=next(headers)))[0] == 401
         assert gateway.gateway.pool.level == 85
+
+
+@again
+@pytest.mark.parametrize("key_header", ["Authorization", "Api-Key"])
+async def test_a_request_that_came_before_needs_its_key_again(
+    front: Front, http: aiohttp.ClientSession, again: Again, key_header: str
+) -> None:
+    """The same request with no key, a wrong one, the right one twice or another besides is refused, in any order."""
+    await front.gateway.push(os.urandom(100))
+    right, path = bearer(front.gateway)["Authorization"].removeprefix("Bearer "), "/api/random?bytes=5"
+    wrong = [[], [f"{right}x"], [right, right], [right, "another"], ["another", right]]
+    prefix = "Bearer " if key_header == "Authorization" else ""
+    ids = again({})
+    for keys in ([right], *wrong, [right], *wrong):
+        headers = CIMultiDict([*next(ids).items(), *((key_header, f"{prefix}{key}") for key in keys)])
+        status, _, _ = await get(http, front.gateway, path, headers=headers)
+        assert status == (200 if keys == [right] else 401)
 
 
 async def test_unknown_paths_and_methods_have_the_same_shape(front: Front, http: aiohttp.ClientSession) -> None:

@@ -170,13 +170,16 @@ class Streams(OpenCalls):
         super().__init__(limit, crowded="too many streams are open", ending=_ENDING)
 
     @asynccontextmanager
-    async def held(self, context: Context, call: Call | None = None) -> AsyncIterator[None]:
-        """Count the current task as a stream, of the client of `call`, until it leaves the block.
+    async def held(
+        self, context: Context, call: Call | None = None, headers: tuple[tuple[str, str], ...] = ()
+    ) -> AsyncIterator[None]:
+        """Send `headers`, and count the current task as a stream, of the client of `call`, until it leaves the block.
 
         Raises as `taken`, and LimitError also when that client has too many.
         """
-        with self.taken(context), nullcontext() if call is None else call.streaming():
-            yield
+        async with self.taken_with_headers(context, headers):
+            with nullcontext() if call is None else call.streaming():
+                yield
 
 
 class Unread:
@@ -196,25 +199,41 @@ class Unread:
         return len(self._calls)
 
     async def read(self, context: Context) -> Any:
-        """Return the first message, grpc.aio.EOF without one.
+        """Return the first message, grpc.aio.EOF without one. Raises what `refusal` returns."""
+        task = self.expect()
+        try:
+            return await context.read()
+        except asyncio.CancelledError:
+            refusal = self.refusal(task, context)
+            if refusal is None:
+                raise
+            raise refusal from None
+        finally:
+            self.forget(task)
 
-        Raises InvalidRequestError when it does not come in time, or not before `limit` others wait; DrainingError when
-        the server ends before.
-        """
+    def expect(self) -> asyncio.Task[Any]:
+        """Count the current task, which it returns, as a call that waits, until it is forgotten."""
         if len(self._calls) >= self._limit:
             self._give_up(next(iter(self._calls)))
         task = asyncio.current_task()
         assert task is not None, "a handler runs in a task"  # noqa: S101
         self._calls[task] = monotonic()
-        try:
-            return await context.read()
-        except asyncio.CancelledError:
-            if task in self._calls or context.cancelled():
-                raise
-            silent = _silent(task)
-            raise (_draining() if self._draining else silent) from None
-        finally:
-            self._calls.pop(task, None)
+        return task
+
+    def refusal(self, task: asyncio.Task[Any], context: Context) -> QrngError | None:
+        """Return why `task` was cancelled, if that was here: it is then no longer.
+
+        InvalidRequestError when no message came in time, or not before `limit` others waited; DrainingError when the
+        server ends before.
+        """
+        if task in self._calls or context.cancelled():
+            return None
+        silent = _silent(task)
+        return _draining() if self._draining else silent
+
+    def forget(self, task: asyncio.Task[Any]) -> None:
+        """Count `task` no longer."""
+        self._calls.pop(task, None)
 
     def look(self) -> None:
         """End the calls that have waited too long. To be called now and then."""
@@ -325,10 +344,16 @@ def _with_its_request(
     """Read the one request of a call ourselves: grpcio would wait for it as long as the client likes."""
 
     async def handler(_requests: object, context: Context) -> Any:
+        task = unread.expect()  # as `Unread.read` does, but for one coroutine
         try:
-            request = await unread.read(context)
-        except QrngError as error:
-            return await refuse(context, error)
+            request = await context.read()
+        except asyncio.CancelledError:
+            refusal = unread.refusal(task, context)
+            if refusal is None:
+                raise
+            return await refuse(context, refusal)
+        finally:
+            unread.forget(task)
         return await method(MALFORMED if request is grpc.aio.EOF else request, context)
 
     return handler

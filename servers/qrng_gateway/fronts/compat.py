@@ -39,7 +39,9 @@ class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
         """Answer one request, its labels in the trailers."""
         check_readable(request)
         demand = Demand(request.bytes_needed)
-        claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
+        claimed = call.dispense_now(demand, limit=self._limit) or await call.dispense(
+            demand, limit=self._limit, time_left_s=context.time_remaining()
+        )
         context.set_trailing_metadata((*label_metadata(claimed.label), *call.scarce_allowances()))
         return _qr_entropy_reply(request, claimed)
 
@@ -51,15 +53,16 @@ class QrEntropyServicer(qr_entropy_pb2_grpc.EntropyServiceServicer):
         call: Call,
     ) -> None:
         """Answer each request in order, until the client half-closes."""
-        async with self._streams.held(context, call):
-            promised = call.least_class
-            await context.send_initial_metadata(((LEAST_CLASS, promised.value),))
+        promised = call.least_class
+        async with self._streams.held(context, call, ((LEAST_CLASS, promised.value),)):
             async for request in requests:
                 check_readable(request)
                 await call.next_request()
                 # Whatever the client's record says by now, what was promised stands.
                 demand = Demand(request.bytes_needed, least_class=promised)
-                claimed = await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining())
+                claimed = call.dispense_now(demand, limit=self._limit) or await call.dispense_in_time(
+                    demand, limit=self._limit, time_left_s=context.time_remaining()
+                )
                 await context.write(_qr_entropy_reply(request, claimed))
             tell_allowances(context, call)
 
@@ -78,7 +81,9 @@ class QuantumRngServicer(quantum_rng_pb2_grpc.QuantumRNGServicer):
         """Answer one request, its labels in the trailers."""
         check_readable(request)
         demand = Demand(request.num_bytes, "num_bytes")
-        claimed = await call.dispense(demand, limit=self._limit, time_left_s=context.time_remaining())
+        claimed = call.dispense_now(demand, limit=self._limit) or await call.dispense(
+            demand, limit=self._limit, time_left_s=context.time_remaining()
+        )
         context.set_trailing_metadata((*label_metadata(claimed.label), *call.scarce_allowances()))
         return quantum_rng_pb2.RandomResponse(
             data=claimed.data,

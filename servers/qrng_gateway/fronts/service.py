@@ -26,7 +26,7 @@ from qrng_gateway.observation.status import (
     State,
     Watermark,
 )
-from qrng_gateway.pool.claims import Pack
+from qrng_gateway.pool.claims import Claimed, Pack
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.keys import ALGORITHM_NAMES, KeyState
 from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc
@@ -57,8 +57,9 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
         """Answer one request. A client that leaves while its call waits takes nothing."""
         check_readable(request)
         demand, sequence_id = request
-        claimed = await call.dispense(
-            demand, limit=self._limit, time_left_s=context.time_remaining(), pack=packing(sequence_id)
+        pack = packing(sequence_id)
+        claimed = call.dispense_now(demand, limit=self._limit, pack=pack) or await call.dispense(
+            demand, limit=self._limit, time_left_s=context.time_remaining(), pack=pack
         )
         tell_allowances(context, call)
         return with_provenance(claimed)
@@ -82,7 +83,10 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
             while left > 0:
                 if left < demand.size:
                     demand = demand._replace(size=int(left))
-                await context.write(await self._message(demand, call, context, pack))
+                claimed = call.dispense_now(demand, limit=self._limit, pack=pack) or await self._in_time(
+                    demand, context, call, pack
+                )
+                await context.write(with_provenance(claimed))
                 left -= demand.size
             tell_allowances(context, call)
 
@@ -100,7 +104,11 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
                 check_readable(request)
                 await call.next_request()
                 demand, sequence_id = request
-                await context.write(await self._message(demand, call, context, packing(sequence_id)))
+                pack = packing(sequence_id)
+                claimed = call.dispense_now(demand, limit=self._limit, pack=pack) or await self._in_time(
+                    demand, context, call, pack
+                )
+                await context.write(with_provenance(claimed))
             tell_allowances(context, call)
 
     @served_at_the_desk(SERVICE)
@@ -112,10 +120,8 @@ class EntropyServicer(entropy_pb2_grpc.EntropyServiceServicer):
         context.set_trailing_metadata(call.allowances())
         return _status_reply(self._observer.status())
 
-    async def _message(self, demand: Demand, call: Call, context: Context, pack: Pack) -> bytes:
-        return with_provenance(
-            await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining(), pack=pack)
-        )
+    async def _in_time(self, demand: Demand, context: Context, call: Call, pack: Pack) -> Claimed:
+        return await call.dispense_in_time(demand, limit=self._limit, time_left_s=context.time_remaining(), pack=pack)
 
 
 _STATES = {

@@ -141,6 +141,48 @@ async def test_a_claim_that_fails_costs_nothing(tmp_path: Path) -> None:
     assert setting.limiter.remaining(client).bytes_today == 40
 
 
+async def test_what_need_not_be_waited_for_is_had_at_once_and_charged(tmp_path: Path) -> None:
+    """A claim that can be met now needs no waiting; one that cannot takes nothing and costs nothing."""
+    setting = Setting(tmp_path)
+    client = Client("quota", limits=Limits(bytes_per_day=100))
+    setting.known.add("quota")
+    call = setting.admitted(client)
+    assert call.dispense_now(Demand(60), limit=1000) is None
+    assert setting.limiter.remaining(client).bytes_today == 100
+    put(setting.pool, block(100, setting.clock))
+    claimed = call.dispense_now(Demand(60), limit=1000)
+    assert claimed is not None
+    assert (len(claimed.data), setting.limiter.remaining(client).bytes_today) == (60, 40)
+    with pytest.raises(LimitError):
+        call.dispense_now(Demand(60), limit=1000)
+    assert setting.pool.level == 40
+
+
+async def test_a_stream_in_debt_has_nothing_at_once_and_owes_no_more_for_asking(tmp_path: Path) -> None:
+    """An open stream waits for a rate where another call is refused, and asking whether it must costs nothing."""
+    setting = Setting(tmp_path)
+    slow = Client("slow", limits=Limits(bytes_per_s=1_000_000, bytes_per_day=3_000_000))
+    setting.known.add("slow")
+    put(setting.pool, block(100, setting.clock))
+    call = setting.admitted(slow)
+    with call.streaming():
+        setting.limiter.pace(slow, 1 << 20)
+        debt_s = setting.limiter.pace(slow, 10_000).wait_s
+        left = setting.limiter.remaining(slow).bytes_today
+        assert [call.dispense_now(Demand(10), limit=1000) for _ in range(5)] == [None] * 5
+        assert setting.limiter.remaining(slow).bytes_today == left
+        setting.clock.advance(debt_s + 0.001)
+        claimed = call.dispense_now(Demand(10), limit=1000)
+        assert claimed is not None
+        assert len(claimed.data) == 10
+        setting.known.discard("slow")
+        with pytest.raises(AuthenticationError):
+            call.dispense_now(Demand(10), limit=1000)
+    setting.limiter.pace(slow, 1 << 20)
+    with pytest.raises(LimitError):
+        setting.admitted(slow).dispense_now(Demand(10), limit=1000)
+
+
 async def test_a_stream_ends_when_its_client_is_revoked(tmp_path: Path) -> None:
     """A client that came in is asked for again with each message of a stream."""
     setting = Setting(tmp_path)

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from qrng_gateway.admission.access import Pass, certified_uri, uris_of
 from qrng_gateway.desk import Call, Desk
 from qrng_gateway.fronts.rest.bounds import MAX_DRAWS
-from qrng_gateway.fronts.rest.cross_origin import sharing_with
+from qrng_gateway.fronts.rest.cross_origin import OF_ORIGINS, sharing_with
 from qrng_gateway.fronts.rest.labels import allowance_lines, label_lines
 from qrng_gateway.fronts.rest.openapi import described
 from qrng_gateway.fronts.rest.orders import FORMS, Form, Order, order_in
@@ -25,7 +25,7 @@ from qrng_gateway.quality.monte_carlo import DEFAULT_ITERATIONS, MAX_ITERATIONS,
 from qrng_grpc.client_keys import bearer_key
 from qrng_grpc.errors import AuthenticationError, QrngError
 from qrng_grpc.http_replies import Again, Reply, field_lines, json_reply, telling_errors
-from qrng_grpc.http_serving import Site, found, peer_of
+from qrng_grpc.http_serving import Handler, Site, found, peer_of
 from qrng_grpc.labels import SourceClass
 
 GONE = "499"
@@ -92,9 +92,14 @@ class RestApi:
 
     def site(self) -> Site:
         """Return what is to be served."""
-        if not self._allowed_origins:
-            return Site(self._answered, MAX_BODY_BYTES)
-        return Site(sharing_with(self._allowed_origins, self._access.key_name, self._answered), MAX_BODY_BYTES)
+        answer: Handler = self._answered
+        heeds: list[str] = [hdrs.AUTHORIZATION, self._access.key_name]
+        if self._desk.trusted_proxies:
+            heeds.append(hdrs.X_FORWARDED_FOR)
+        if self._allowed_origins:
+            answer = sharing_with(self._allowed_origins, self._access.key_name, answer)
+            heeds += OF_ORIGINS
+        return Site(answer, MAX_BODY_BYTES, tuple(heeds))
 
     def _routed(self) -> dict[str, dict[str, Endpoint]]:
         # No HEAD of what takes a key: it must not claim bytes to throw them away.
@@ -135,8 +140,7 @@ class RestApi:
 
     def _admit(self, call: Call, request: web.BaseRequest) -> _Admitted:
         """Let `request` in. Raises what `Call.admit` does."""
-        forwarded = request.headers.getall("X-Forwarded-For", []) if self._desk.trusted_proxies else []
-        forwarded_for = ",".join(forwarded)
+        forwarded_for = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, []))  # heeded where a proxy is trusted
         call.admit(partial(self._client, request), forwarded_for)
         return _Admitted(call.passed, forwarded_for)
 
@@ -160,7 +164,7 @@ class RestApi:
     def _begin_again(
         self, method: str, admitted: _Admitted, order: Order, peer: str
     ) -> Coroutine[Any, Any, Reply] | None:
-        """Answer a request of `peer` that is, to the letter, one that was let in before."""
+        """Answer a request of `peer` that is known for one that was let in before."""
         try:
             passed = self._access.current(admitted.passed)
         except AuthenticationError:
@@ -176,7 +180,9 @@ class RestApi:
         for _ in range(MAX_DRAWS):
             data, label = b"", ""
             if order.demand.size:
-                claimed = await call.dispense(order.demand, limit=self._limit, time_left_s=None)
+                claimed = call.dispense_now(order.demand, limit=self._limit) or await call.dispense(
+                    order.demand, limit=self._limit, time_left_s=None
+                )
                 data, label = claimed.data, label_lines(claimed.label)
             body = order.write(data)
             if body is not None:

@@ -14,6 +14,8 @@ from qrng_gateway.fronts.rest.labels import ALLOWANCES, LABEL_HEADERS
 from qrng_grpc.http_replies import Reply, field_lines
 from qrng_grpc.http_serving import Handler
 
+OF_ORIGINS = (hdrs.ORIGIN, hdrs.ACCESS_CONTROL_REQUEST_METHOD)
+"""The headers of requests that replies to pages depend on."""
 _PREFLIGHT_S = 600
 _EXPOSED = (hdrs.RETRY_AFTER, *ALLOWANCES.values(), *LABEL_HEADERS)
 
