@@ -85,9 +85,12 @@ class Spelling:
 
 @cache
 def _names_in_texts(model: type[BaseModel]) -> re.Pattern[str]:
-    """Return what finds the settings of a `model` in a text: names of several words, others where a value follows."""
+    """Return what finds the settings of a `model` in a text: names of several words, others where a value follows.
+
+    Before a colon stands a file, which may be called as a setting is.
+    """
     names = [name if "_" in name else f"{name}(?==)" for name in sorted(model.model_fields, reverse=True)]
-    return re.compile(rf"(?<![\w./-])(?:{'|'.join(names)})(?![\w/-]|\.\w)")
+    return re.compile(rf"(?<![\w./-])(?:{'|'.join(names)})(?![\w/:-]|\.\w)")
 
 
 class Settings(BaseSettings):
@@ -226,7 +229,7 @@ def load(
     written = {name: name for name in ours} | {(prefix + name).upper(): name for name in overrides or {}}
     spelling = Spelling(prefix, written, frozenset(values), variables=yaml_file is None)
     stronger = _values(model, prefix, ours)
-    mistakes += _unknown_names(model, prefix, ours, stronger)
+    mistakes += _unknown_names(model, prefix, {name: written[name] for name in ours}, stronger)
     _overlay(values, stronger)
     unfilled = tuple(_placeholders(values))
     mistakes += [
@@ -238,6 +241,8 @@ def load(
     except (ValidationError, ConfigError) as error:
         found = [mistake for mistake in mistakes_of(error, model) if mistake.split(":")[0] not in unfilled]
         raise ConfigError(mistakes + [spelling.mistake(mistake, model) for mistake in found]) from None
+    except OSError as error:  # of a file that was only looked for: pydantic lets it pass, and its text has the value
+        raise ConfigError([*mistakes, f"settings: a file that is named {why_unreadable(error)}"]) from None
     if mistakes:
         raise ConfigError(mistakes)
     return settings.spelt_by(spelling)
@@ -378,18 +383,21 @@ def yaml_readings(path: Path) -> list[dict[Any, Any]]:
     return [reading for reading in readings if isinstance(reading, dict)]
 
 
-def _unknown_names(model: type[Settings], prefix: str, names: Iterable[str], read: Mapping[str, Any]) -> list[str]:
-    """Return a mistake for each name that stands for nothing, given what was `read` of all of them.
+def _unknown_names(model: type[Settings], prefix: str, names: Mapping[str, str], read: Mapping[str, Any]) -> list[str]:
+    """Return a mistake for each name that stands for nothing, given how it was written, and what was `read` of all.
 
     Names inside a tree are left to its own validation; a name below a setting that is no tree was not read at all.
     """
     mistakes = []
-    for name in names:
+    for name, written in names.items():
         field, *inside = name[len(prefix) :].lower().split(NESTING)
+        of_variables = written == name
         if field not in model.model_fields:
-            mistakes.append(f"{name}: there is no such setting{_hint(field, model, prefix)}")
+            hint = _hint(field, model, prefix if of_variables else None)
+            mistakes.append(f"{written}: there is no such setting{hint}")
         elif inside and not isinstance(read.get(field), Mapping):
-            mistakes.append(f"{name}: there is no such setting; {prefix}{field.upper()} has nothing below it")
+            top = prefix + field.upper() if of_variables else field
+            mistakes.append(f"{written}: there is no such setting; {top} has nothing below it")
     return mistakes
 
 

@@ -8,6 +8,7 @@ the next, so that a half-written file is not read, or at once when it is told to
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ FIRST_RETRY_LOOKS = 8
 LAST_RETRY_LOOKS = 600
 """After how many looks files that were found unusable are tried again, though they are as they were. It doubles."""
 _LONGEST_SHOWN = 255
+_LONG_WORD = re.compile(r"[\w+=-]{20,}", re.ASCII)
 
 T = TypeVar("T")
 _Stamp = tuple[tuple[int, ...] | None, ...]
@@ -103,10 +105,16 @@ class UnusableFileError(ValueError):
 
 
 def shown_path(path: Path | str) -> str:
-    """Return a path to be shown, without what somebody put in its place that belongs into the file."""
+    """Return a path to be shown; of what looks as if somebody had put the content of the file in its place, nothing."""
     text = str(path)
     is_one = text.isprintable() and len(text) <= _LONGEST_SHOWN and "-----BEGIN" not in text
-    return text if is_one else "something that is no path"
+    return text if is_one and not any(map(_could_be_a_key, _LONG_WORD.findall(text))) else "something unlike a path"
+
+
+def _could_be_a_key(word: str) -> bool:
+    """Say whether a long word is as one draws it, in hex, Base64 or the like, and not as one thinks of it."""
+    mixed_case = not (word.islower() or word.isupper())
+    return any(map(str.isdigit, word)) and (mixed_case or word.isalnum())
 
 
 @contextmanager

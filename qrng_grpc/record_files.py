@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qrng_grpc.config import describe_mistake, read_yaml, yaml_readings
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.files import refuse_foreign
+from qrng_grpc.files import refuse_foreign, shown_path
 
 
 class Record(Protocol):
@@ -66,7 +66,7 @@ class RecordFiles(Generic[R]):
         try:
             refuse(path)
         except ValueError as error:
-            raise ConfigError([f"{path}: {error}"]) from None
+            raise ConfigError([f"{shown_path(path)}: {error}"]) from None
         mistakes: list[str] = []
         content = read_yaml(path, mistakes)
         if mistakes:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from qrng_grpc.config import is_placeholder
+from qrng_grpc.files import shown_path
 
 ID = "stand-in"
 
@@ -68,6 +69,14 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def _is_there(path: str) -> bool:
+    """Say whether there is such a file; what is longer than a path may be is none, and is not told by the system."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 class StandIns:
     """Makes stand-ins in `directory`, and keeps in `notes` what for.
 
@@ -103,14 +112,14 @@ class StandIns:
         file = self._file(key, settings)
         if file is None:
             return value
-        if not Path(value).exists():
-            self.notes.append(f"{path}: {value} is not here yet")
+        if not _is_there(value):
+            self.notes.append(f"{path}: {shown_path(value)} is not here yet")
         return str(file)
 
     def _file(self, key: str, settings: Mapping[str, Any]) -> Path | None:
         """Return a stand-in for the file that `settings` name as `key`, when it, or what belongs to it, is missing."""
         together = {key, key.replace("key_file", "cert_file"), key.replace("cert_file", "key_file")}
-        if all(Path(str(settings[one])).exists() for one in together & settings.keys()):
+        if all(_is_there(str(settings[one])) for one in together & settings.keys()):
             return None
         if key in _PRIVATE_FILES:
             return _PRIVATE_FILES[key](self)

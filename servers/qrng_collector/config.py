@@ -14,7 +14,7 @@ import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FilePath, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from qrng_collector.source_settings import check_mix, check_mix_pace, check_own_pace, check_sources
@@ -24,6 +24,7 @@ from qrng_grpc.backoff import RetryPolicy
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, checked_id
 from qrng_grpc.config import host_and_port, is_loopback
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.files import about, why_unreadable
 from qrng_grpc.hardening import LockMemory
 from qrng_grpc.health_tests.cutoffs import MAX_ENTROPY
 from qrng_grpc.key_files import read_key_file
@@ -76,7 +77,7 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
         validate_default=True,
         description="URLs of several appliances, each a source of its own: a YAML list, or comma-separated.",
     )
-    appliance_ca_file: FilePath | None = Field(
+    appliance_ca_file: Path | None = Field(
         None, description="PEM file of the authorities that may have signed the appliance's certificate."
     )
     appliance_fingerprint: str | None = Field(
@@ -368,10 +369,8 @@ class CollectorConfig(KeySettings, PushTls):  # type: ignore[misc]  # both have 
         if path is None:
             return None
         _only_with(("http",), info)
-        try:
-            ssl.create_default_context(cafile=path)
-        except OSError as error:  # ssl.SSLError is one
-            raise ValueError(f"cannot be used as a CA bundle ({type(error).__name__})") from None
+        with about(path):
+            _check_bundle(path)
         return path
 
     @field_validator("appliance_fingerprint")
@@ -561,6 +560,16 @@ def _no_sources_beside(info: ValidationInfo) -> None:
     """Refuse a setting of one source where `sources` has them all."""
     if info.data.get("sources"):
         raise ValueError("has no effect with sources")
+
+
+def _check_bundle(path: Path) -> None:
+    """Refuse a file that holds no authorities in PEM. Raises ValueError."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise ValueError(f"cannot be used as a CA bundle ({type(error).__name__})") from None
+    except OSError as error:
+        raise ValueError(why_unreadable(error)) from None
 
 
 def _only_with(kinds: tuple[SourceKind, ...], info: ValidationInfo) -> None:

@@ -19,6 +19,7 @@ from qrng_collector.config import CollectorConfig
 from qrng_collector.sources import make_legs
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import ConfigError, SourceError
+from qrng_grpc.sources.kinds import KindError
 from qrng_grpc.sources.leg import Leg
 from qrng_grpc.state import state_directory
 
@@ -50,7 +51,11 @@ async def try_sources(config: CollectorConfig, clock: Clock = SYSTEM_CLOCK, *, w
 def _legs(config: CollectorConfig, state: Path | None, clock: Clock) -> list[Leg]:
     try:
         return make_legs(config, state, clock)
+    except KindError:
+        raise
     except ValueError as error:
+        if state is not None:
+            raise
         raise ConfigError([f"state_dir: required; {error}"]) from None
 
 

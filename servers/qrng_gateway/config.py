@@ -350,7 +350,7 @@ class GatewayConfig(KeySettings):
             return keys
         texts = [key.get_secret_value() for key in keys]
         if not any(texts):
-            raise ValueError("at least one key is required, or an api_keys_file")
+            raise ValueError("at least one key is required, or api_keys_file")
         if not all(texts):
             raise ValueError("an empty key is among them")
         if min(map(len, texts)) < MIN_API_KEY_CHARACTERS:

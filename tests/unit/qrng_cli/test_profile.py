@@ -376,6 +376,15 @@ def test_placeholders_and_missing_files_are_noted() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["deployments"]
 
 
+@pytest.mark.parametrize("key", ["0f" * 32, "0f" * 200])
+def test_keys_in_place_of_files_are_not_shown(key: str) -> None:
+    """A key where a file is to be named is noted as a file that is missing, without the key."""
+    profile(f"QRNG_GATEWAY_API_KEYS_FILE={key}\n")
+    result = qrng("profile", "check", "lab")
+    assert result.stderr.splitlines()[-1] == "QRNG_GATEWAY_API_KEYS_FILE: something unlike a path is not here yet"
+    assert key not in result.output
+
+
 GATEWAY_TLS = "QRNG_GATEWAY_TLS_CERT_FILE=server.pem\nQRNG_GATEWAY_TLS_KEY_FILE=server.key\n"
 PUSH_TLS = (
     "QRNG_GATEWAY_PUSH_TLS_CERT_FILE=server.pem\nQRNG_GATEWAY_PUSH_TLS_KEY_FILE=server.key\n"

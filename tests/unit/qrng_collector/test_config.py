@@ -25,6 +25,7 @@ REQUIRED = {
     "STATE_DIR": "state",
 }
 HTTP = {"SOURCE": "http", "SOURCE_CLASS": "quantum"}
+HTTPS = HTTP | {"APPLIANCE_URL": "https://q"}
 
 
 def loaded(**settings: str) -> CollectorConfig:
@@ -110,8 +111,10 @@ def test_every_mistake_is_reported_at_once() -> None:
     ({"BEST_CLASS": "simulated"}, "source_class: operating_system is better than best_class"),
     (HTTP | {"APPLIANCE_URL": "https://q", "BEST_CLASS": "hardware"}, "source_class: quantum is better"),
     (HTTP | {"APPLIANCE_URL": "https://q", "DEVICE_ID": "no id"}, "device_id: expected 1 to 64"),
-    (HTTP | {"APPLIANCE_URL": "https://q", "APPLIANCE_CA_FILE": "missing.pem"}, "appliance_ca_file: missing.pem: Path"),
-    (HTTP | {"APPLIANCE_URL": "https://q", "APPLIANCE_CA_FILE": __file__}, "appliance_ca_file: cannot be used"),
+    (HTTPS | {"APPLIANCE_CA_FILE": "missing.pem"}, "appliance_ca_file: missing.pem: cannot be read ("),
+    (HTTPS | {"APPLIANCE_CA_FILE": "."}, "appliance_ca_file: .: cannot be"),
+    (HTTPS | {"APPLIANCE_CA_FILE": "k" * 400}, "appliance_ca_file: something unlike a path: cannot be read ("),
+    (HTTPS | {"APPLIANCE_CA_FILE": __file__}, f"appliance_ca_file: {__file__}: cannot be used"),
     (HTTP | {"APPLIANCE_URL": "https://q", "APPLIANCE_FINGERPRINT": "ab:cd"}, "appliance_fingerprint: expected a"),
     ({"FETCH_CHUNK_SIZE": "0"}, "fetch_chunk_size: "),
     ({"FETCH_CHUNK_SIZE": "4096", "BUFFER_SIZE": "4095"}, "buffer_size: must be at least fetch_chunk_size"),

@@ -146,6 +146,12 @@ def test_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
     assert mistakes_of(yaml_file=written(tmp_path / "c", "prot: 1")) == (
         "prot: there is no such setting; did you mean port?",
     )
+    with pytest.raises(ConfigError) as refusal:
+        load(Example, prefix=PREFIX, environ={}, overrides={"prot": "1", "Port__number": "1"})
+    assert refusal.value.mistakes == (
+        "prot: there is no such setting; did you mean port?",
+        "Port__number: there is no such setting; port has nothing below it",
+    )
 
 
 def test_unknown_nested_names_are_refused(tmp_path: Path) -> None:
@@ -391,8 +397,8 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n-----END PRIVATE KEY-----\n"
         ("{}/missing.pem", "{}/missing.pem: cannot be read (No such file or directory)"),
         ("{}", "{}: cannot be read (Is a directory)"),
         ("{}/no.pem", "{}/no.pem: holds no certificate in PEM, or a broken one"),
-        (PEM.replace("\n", "\\n"), "something that is no path: cannot be read ("),
-        (PEM, "something that is no path: cannot be read ("),
+        (PEM.replace("\n", "\\n"), "something unlike a path: cannot be read ("),
+        (PEM, "something unlike a path: cannot be read ("),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, value: str, told: str) -> None:
@@ -415,6 +421,29 @@ def test_files_that_others_could_read(tmp_path: Path) -> None:
     assert sorted(refusal.value.mistakes) == [
         f"bundle: {tmp_path}: Path does not point to a file",
         f"tls_key_file: {key}: can be read or changed by others; chmod 600 it",
+    ]
+
+
+def test_what_is_no_text_is_not_shown_as_a_path(tmp_path: Path) -> None:
+    """Settings that slipped below one that names a file, of which some may be secret, are told by its name alone."""
+    yaml_file = written(tmp_path / "c.yaml", "tls_key_file: {secret: hunter2}\nbundle: [hunter2]\n")
+    mistakes = mistakes_of(Listener, yaml_file=yaml_file)
+    assert [mistake.split(":")[0] for mistake in mistakes] == ["tls_key_file", "bundle"]
+    assert "hunter2" not in "".join(mistakes)
+
+
+def test_what_is_too_long_for_a_path_is_not_shown() -> None:
+    """Nor is it where pydantic asks the system for such a file, which answers with an error of its own."""
+    (mistake,) = mistakes_of(Listener, {f"{PREFIX}BUNDLE": "hunter2" * 60})
+    assert "hunter2" not in mistake
+
+
+def test_files_may_be_called_as_settings_are() -> None:
+    """The name of a file stays as it is, though a setting has the same."""
+    environ = {f"{PREFIX}TLS_CERT_FILE": "tls_key_file", f"{PREFIX}BUNDLE": "tls_cert_file"}
+    assert sorted(mistakes_of(Listener, environ)) == [
+        f"{PREFIX}BUNDLE: tls_cert_file: Path does not point to a file",
+        f"{PREFIX}TLS_CERT_FILE: tls_key_file: cannot be read (No such file or directory)",
     ]
 
 

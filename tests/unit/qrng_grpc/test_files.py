@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.files import FIRST_RETRY_LOOKS, LAST_RETRY_LOOKS, Watched, refuse_foreign, replace_whole
+from qrng_grpc.files import (
+    FIRST_RETRY_LOOKS,
+    LAST_RETRY_LOOKS,
+    Watched,
+    refuse_foreign,
+    replace_whole,
+    shown_path,
+)
 
 
 def test_a_file_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
@@ -49,6 +56,31 @@ def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
     """A file that is missing is told as that."""
     with pytest.raises(ValueError, match=r"cannot be read \(No such file or directory\)"):
         refuse_foreign(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/qrng/tls/server.pem", "var/firefly-1/collector-signing-key-2", "keys/0123456789abcdef", "C0llector.key", ""],
+)
+def test_paths_are_shown(path: str) -> None:
+    """What people call files is told as it is."""
+    assert shown_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "-----BEGIN PRIVATE KEY-----",
+        "line\nline",
+        "x" * 256,
+        "0f" * 32,
+        "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=",
+        "qXv3-8nM_2bTz-Lw9Rk4Ys6Uc1Hf-Gj5Dp7Ae0Bi-Zx2Vm",
+    ],
+)
+def test_what_stands_in_place_of_a_path_is_not_shown(content: str) -> None:
+    """A key, or a file's text, that somebody gave where its file is to be named."""
+    assert shown_path(content) == shown_path(Path(content)) == "something unlike a path"
 
 
 def test_files_that_stay_unusable_are_seldom_read(tmp_path: Path) -> None:

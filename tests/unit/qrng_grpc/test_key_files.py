@@ -69,6 +69,13 @@ def test_times_may_stand_without_quotes(file: Path) -> None:
     assert mistake.startswith("keys[0].not_after: expected a time with its zone")
 
 
+def test_a_key_in_place_of_the_file_is_not_shown() -> None:
+    """Whoever gives the key where its file is to be named does not find it in what is told."""
+    with pytest.raises(ConfigError) as refusal:
+        read_key_file(Path("-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n"))
+    assert refusal.value.mistakes == ("something unlike a path: cannot be read (No such file or directory)",)
+
+
 @pytest.mark.parametrize(("changes", "mistake"), [
     ({"secret": "short-secret"}, "keys[0]: an HMAC key needs at least 32 bytes"),
     ({"secret": None}, "keys[0]: an HMAC key needs at least 32 bytes"),

@@ -64,7 +64,7 @@ def test_keys_come_from_settings_a_file_or_both(file: Path) -> None:
     assert read(api_keys=KEY).api_keys_file is None
     assert read(api_keys_file=file).api_keys == ()
     assert len(read(api_keys_file=file, api_keys=KEY).api_keys) == 1
-    assert mistakes_of() == ["api_keys: at least one key is required, or an api_keys_file"]
+    assert mistakes_of() == ["api_keys: at least one key is required, or api_keys_file"]
 
 
 def test_an_unusable_file_of_clients_is_told_with_its_mistakes(file: Path) -> None:
