@@ -45,7 +45,7 @@ from qrng_gateway.app import serving_gateway
 from qrng_gateway.config import GatewayConfig
 from qrng_gateway.link.inspection import REMEMBERED_CHUNKS, Fingerprints, Glance, Inspection, looks_corrupt
 from qrng_gateway.memory import keep_heaps_few, keep_pauses_short
-from qrng_gateway.scheduling import let_threads_finish
+from qrng_gateway.scheduling import EXPERIMENTS, WITHOUT_POOL, let_threads_finish
 from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.keys import KeyRecord
 from qrng_grpc.labels import SourceClass
@@ -65,8 +65,8 @@ GATEWAY, BARE, READ, SUM = "gateway", "bare receive", "receive and read", "bare 
 TUNED, TUNED_SUM = "bare receive, tuned", "tuned bare receive and parts in a loop"
 SIGNATURE, CRC, INSPECTION, TOGETHER = "signature", "crc-32", "inspection", "all parts"
 PARTS = (SIGNATURE, CRC, INSPECTION)
-ASKED_OF_GRPC = {"GRPC_EXPERIMENTS": "-event_engine_listener,-event_engine_client"}
-"""As the gateway's command sets it: `qrng_gateway.scheduling.spare_io_threads`."""
+ASKED_OF_GRPC = {EXPERIMENTS: WITHOUT_POOL}
+"""As the gateway's command sets it."""
 SERVERS = (GATEWAY, BARE, TUNED, READ, *PARTS, TOGETHER)
 SECRET = "of-this-benchmark-and-of-nothing-else"  # noqa: S105 - it guards nothing
 KEY = KeyRecord("bench", SECRET.encode(), "bench", frozenset(("bench",)), SourceClass.SIMULATED)

@@ -31,7 +31,8 @@ MAX_HEADERS: Final = 64
 MAX_LINE: Final = 4096
 """Bytes of each, and of the first line: some 256 KiB in all."""
 MAX_KNOWN: Final = 16_384
-"""Requests that are known again: one of each client that there may be, and more. Each takes a kilobyte."""
+"""Requests that are known again: one of each client that there may be, and more. Each takes a kilobyte, and as
+much besides as a trusted proxy wrote of whom it serves."""
 LONGEST_KNOWN: Final = MAX_LINE
 """Bytes of the longest request that is: none of its lines can be too long."""
 

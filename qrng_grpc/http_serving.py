@@ -47,7 +47,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[Reply]]
 class Site(NamedTuple):
     """What is served: who answers, and never raises, and how many bytes the body of a request may have.
 
-    `heeds` are the headers that an answer may depend on; it is not shown others.
+    `heeds` are the headers, besides those of HTTP itself, that an answer may depend on; it is not shown others.
     """
 
     answer: Handler

@@ -43,8 +43,8 @@ class OpenCalls:
         """Be one of the calls within the block, which the current task serves.
 
         Raises LimitError when too many are open, DrainingError when the server ends: then also from whatever the
-        block is waiting for. A client that leaves cancels as ever. For calls that write no messages, or have sent
-        their headers.
+        block is waiting for. A client that leaves cancels as ever. For calls that write no messages, have sent their
+        headers, or are of a kind that is never drained.
         """
         self._check()
         task = asyncio.current_task()
@@ -64,7 +64,11 @@ class OpenCalls:
     async def taken_with_headers(
         self, context: grpc.aio.ServicerContext[Any, Any], headers: Metadata = ()
     ) -> AsyncIterator[None]:
-        """Send `headers`, and be one of the calls within the block, as `taken`. For calls that write messages."""
+        """Send `headers`, and be one of the calls within the block, as `taken`. For calls that write messages.
+
+        What can be refused should be before: with headers a call is committed, and gRPC clients whose policy is to try
+        it again (gRFC A6) do not.
+        """
         self._check()
         await context.send_initial_metadata(headers)
         with self.taken(context):

@@ -269,6 +269,10 @@ class Call:
         self.passed = passed = self._desk.access.current(self.passed)
         self.client = passed.client
 
+    def check_stream(self) -> None:
+        """Refuse a stream that `streaming` would refuse now. Raises LimitError."""
+        self._desk.limiter.check_stream(self.client)
+
     @contextmanager
     def streaming(self) -> Iterator[None]:
         """Be one of the client's open streams within the block.

@@ -19,8 +19,8 @@ from __future__ import annotations
 import os
 import sys
 
-_EXPERIMENTS = "GRPC_EXPERIMENTS"
-_WITHOUT_POOL = "-event_engine_listener,-event_engine_client"
+EXPERIMENTS = "GRPC_EXPERIMENTS"
+WITHOUT_POOL = "-event_engine_listener,-event_engine_client"
 
 
 def spare_io_threads() -> bool:
@@ -31,7 +31,7 @@ def spare_io_threads() -> bool:
     """
     if "grpc" in sys.modules:
         return False
-    return os.environ.setdefault(_EXPERIMENTS, _WITHOUT_POOL) == _WITHOUT_POOL
+    return os.environ.setdefault(EXPERIMENTS, WITHOUT_POOL) == WITHOUT_POOL
 
 
 def let_threads_finish() -> bool:

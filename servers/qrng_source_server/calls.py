@@ -94,8 +94,8 @@ class Method(Generic[Request]):
     answer: Callable[[Requests[Request], Context], AsyncIterator[Message]]
     room: Room
     needs_key: bool = True
-    headers: tuple[tuple[str, str], ...] = ()
-    """What is told before the first reply."""
+    headers: tuple[tuple[str, str], ...] | None = None
+    """What a stream is told before its replies. None where there is one reply: its room is never drained."""
 
 
 class Calls:
@@ -132,9 +132,17 @@ class Calls:
     async def _answer(self, method: Method[Request], context: Context) -> None:
         if method.needs_key:
             self._keys.check(context.invocation_metadata())
-        async with method.room.taken_with_headers(context, method.headers):
-            async for reply in method.answer(Requests(context, method.parse), context):
-                await context.write(reply)
+        if method.headers is None:
+            with method.room.taken(context):
+                await _reply(method, context)
+        else:
+            async with method.room.taken_with_headers(context, method.headers):
+                await _reply(method, context)
+
+
+async def _reply(method: Method[Request], context: Context) -> None:
+    async for reply in method.answer(Requests(context, method.parse), context):
+        await context.write(reply)
 
 
 def _serialised(message: Message) -> bytes:

@@ -78,7 +78,7 @@ class HealthService:
         """Return the methods; who checks is in `checks`, who watches in `watchers`."""
         return {
             "Check": Method(_Request.FromString, self.check, checks, needs_key=False),
-            "Watch": Method(_Request.FromString, self.watch, watchers, needs_key=False),
+            "Watch": Method(_Request.FromString, self.watch, watchers, needs_key=False, headers=()),
         }
 
     async def check(self, requests: Requests[_Request], context: Context) -> AsyncIterator[_Response]:
@@ -120,7 +120,7 @@ class ReflectionService(reflection.aio.ReflectionServicer):
     def methods(self, room: Room) -> Mapping[str, Method[Any]]:
         """Return the one method."""
         parse = reflection_pb2.ServerReflectionRequest.FromString
-        return {"ServerReflectionInfo": Method(parse, self.answers, room, needs_key=False)}
+        return {"ServerReflectionInfo": Method(parse, self.answers, room, needs_key=False, headers=())}
 
     async def answers(
         self, requests: Requests[reflection_pb2.ServerReflectionRequest], context: Context

@@ -46,8 +46,8 @@ class EntropyService:
         """Return the methods, those that may go on for ever in `lasting`."""
         return {
             "GetEntropy": Method(_Get.FromString, self.get, short),
-            "SubscribeEntropy": Method(_Subscribe.FromString, self.subscribe, lasting),
-            "StreamEntropy": Method(_Stream.FromString, self.stream, lasting),
+            "SubscribeEntropy": Method(_Subscribe.FromString, self.subscribe, lasting, headers=()),
+            "StreamEntropy": Method(_Stream.FromString, self.stream, lasting, headers=()),
             "GetStatus": Method(entropy_pb2.GetStatusRequest.FromString, self.status, short),
         }
 

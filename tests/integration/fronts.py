@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,11 +50,23 @@ class Front:
 
 
 @asynccontextmanager
-async def open_front(gateway: RunningGateway, options: tuple[tuple[str, int], ...] = ()) -> AsyncIterator[Front]:
+async def open_front(gateway: RunningGateway, options: tuple[tuple[str, int | str], ...] = ()) -> AsyncIterator[Front]:
     """Open a channel to `gateway`, with a connection of its own: channels in one process otherwise share them."""
     options = (("grpc.use_local_subchannel_pool", 1), *options)
     async with grpc.aio.insecure_channel(gateway.client_address, options=options) as channel:
         yield Front(gateway, channel)
+
+
+def tries_twice_after(status: str) -> tuple[str, str]:
+    """Return the option of a channel by which grpc itself tries calls that end with `status` once more (gRFC A6)."""
+    policy = {
+        "maxAttempts": 2,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.01s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": [status],
+    }
+    return ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]}))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from qrng_grpc.clock import NS_PER_S
 from qrng_grpc.compat.qr_entropy_pb2 import EntropyRequest
 from qrng_grpc.compat.quantum_rng_pb2 import RandomRequest
 from qrng_grpc.labels import SourceClass
+from qrng_grpc.serving import MAX_STREAMS_A_CONNECTION
 from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, GetStatusRequest, StreamEntropyRequest, SubscribeEntropyRequest
 from qrng_grpc.v1.labels_pb2 import SOURCE_CLASS_QUANTUM
-from tests.integration.fronts import Front, open_front, pushback_beside, refusal_of, refused, until
+from tests.integration.fronts import Front, open_front, pushback_beside, refusal_of, refused, tries_twice_after, until
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -364,6 +365,20 @@ async def test_streams_of_a_client_are_bounded(tmp_path: Path, clock: ManualCloc
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize("kind", STREAMS)
+async def test_grpc_itself_may_try_a_stream_too_many_again(tmp_path: Path, clock: ManualClock, kind: str) -> None:
+    """A stream that its client has no room for is refused without headers: they would tell a policy to give up."""
+    client = Client("sampler", limits=Limits(streams=1))
+    async with serving(client, tmp_path, clock) as site:
+        await site.gateway.push(os.urandom(4096))
+        held = site.front.entropy.StreamEntropy(metadata=(("api-key", KEY),))
+        await held.write(StreamEntropyRequest(bytes_needed=16))
+        assert len((await held.read()).data) == 16
+        async with open_front(site.gateway, (tries_twice_after("RESOURCE_EXHAUSTED"),)) as front:
+            assert await read_all(STREAMS[kind](replace(site, front=front))) == ([], "RESOURCE_EXHAUSTED")
+        assert (await counted(site))[kind, "RESOURCE_EXHAUSTED"] == 2
+
+
 async def test_what_a_record_does_not_allow_is_forbidden(tmp_path: Path, clock: ManualClock) -> None:
     """Each method alone may be allowed; every other is refused with PERMISSION_DENIED or 403, and takes nothing."""
     async with serving(Client("sampler"), tmp_path, clock) as site:
@@ -629,6 +644,13 @@ async def test_the_audit_log_has_every_call_and_never_a_key_or_a_byte(tmp_path: 
 _SAMPLE = re.compile(r'qrng_calls_total\{method="([^"]*)",status="([^"]*)"\} (\S+)')
 
 
+async def counted(site: Site) -> dict[tuple[str, str], int]:
+    """Return how many calls of which method ended with which status, as the gateway counts them."""
+    async with site.http.get(f"{site.gateway.rest_url}/metrics") as response:
+        text = await response.text()
+    return {(m.group(1), m.group(2)): int(float(m.group(3))) for m in _SAMPLE.finditer(text)}
+
+
 async def test_calls_are_counted_by_method_and_status(tmp_path: Path, clock: ManualClock) -> None:
     """Every call of every front is counted once, by how it ended; what was served adds up with what clients had."""
     client = Client("sampler", limits=Limits(requests_per_s=8))
@@ -649,8 +671,15 @@ async def test_calls_are_counted_by_method_and_status(tmp_path: Path, clock: Man
             expected[name, status] += 1
             received += sum(map(len, messages))
         assert {status for _, status in expected} >= {"OK", "200", "UNAUTHENTICATED", "401", "429"}
-        async with site.http.get(f"{site.gateway.rest_url}/metrics") as response:
-            text = await response.text()
-        counted = {(m.group(1), m.group(2)): int(float(m.group(3))) for m in _SAMPLE.finditer(text)}
-        assert counted == expected
+        assert await counted(site) == expected
         assert site.gateway.gateway.accounting().served == received
+
+
+async def test_whoever_has_more_calls_to_make_than_a_connection_takes_gets_every_answer() -> None:
+    """Calls beyond those that a connection may carry wait at the client, and none is refused for coming right after."""
+    calls = 6 * MAX_STREAMS_A_CONNECTION
+    async with running_gateway(rate_limit=10 * calls, max_wait=0) as gateway, open_front(gateway) as front:
+        await gateway.push(os.urandom(16 * calls))
+        request = GetEntropyRequest(bytes_needed=16)
+        replies = await asyncio.gather(*(front.entropy.GetEntropy(request, metadata=front.key) for _ in range(calls)))
+        assert len({reply.data for reply in replies}) == calls

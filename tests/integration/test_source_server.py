@@ -43,7 +43,7 @@ from qrng_source_server.app import SourceServer, serving_source
 from qrng_source_server.config import SourceServerConfig
 from qrng_source_server.public import SERVICES
 from qrng_source_server.tap import Tap
-from tests.integration.fronts import until
+from tests.integration.fronts import tries_twice_after, until
 
 START_UP = 1024
 KEY = "0123456789abcdef-0123456789"
@@ -535,6 +535,17 @@ async def test_bytes_that_took_too_long_are_refused() -> None:
         assert status is grpc.StatusCode.UNAVAILABLE
         reply = await stub.GetEntropy(get(16, max_age_ms=2000, fresh=True))
         assert source.offset_of(reply.data) == START_UP + 16
+
+
+async def test_grpc_itself_may_try_a_refused_call_again() -> None:
+    """A call with one reply that is refused had no headers before: they would tell a client's policy to give up."""
+    clock = ManualClock()
+    source = WatchedSource(clock, takes_s=2)
+    options = (tries_twice_after("UNAVAILABLE"),)
+    async with serving(source, clock) as server:
+        async with grpc.aio.insecure_channel(server.address, options=options) as channel:
+            await refusal(entropy_pb2_grpc.EntropyServiceStub(channel).GetEntropy(get(16, max_age_ms=1999)))
+        assert source.sizes == [16, 16]
 
 
 async def test_what_is_no_message_is_a_bad_argument() -> None:

@@ -11,13 +11,16 @@ import grpc
 import grpc.aio
 import pytest
 
+from qrng_gateway.app import Bounds
 from qrng_gateway.fronts.calls import MAX_UNREAD, Unread, read_in_time, register
+from qrng_gateway.link.push_service import PushServicer
+from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
 from qrng_grpc.errors import InvalidRequestError
 from qrng_grpc.serving import Grace, new_server, serving_grpc
-from qrng_grpc.testing.gateway import running_gateway
+from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1 import push_pb2, push_pb2_grpc
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest
-from tests.integration.fronts import open_front, refused
+from tests.integration.fronts import open_front, refused, until
 
 SILENT = "no message came in time"
 GET_ENTROPY = "/qrng.v1.EntropyService/GetEntropy"
@@ -135,3 +138,37 @@ async def test_looking_ends_who_has_waited_too_long(patience_s: float) -> None:
         else:
             assert await words_of(call) == SILENT
         assert len(unread) == 0
+
+
+def signed(gateway: RunningGateway, sequence: int) -> push_pb2.PushChunksRequest:
+    now_ns = gateway.clock.now_ns()
+    block = Block(os.urandom(100), now_ns, now_ns, BlockLabel(("dev",), gateway.key_record.best_class))
+    identity = Identity(gateway.collector_id, gateway.pool_id, gateway.epoch, sequence)
+    return gateway.signed(Chunk.bind(block, identity))
+
+
+@pytest.mark.parametrize("patience_s", [0, 3600])
+async def test_a_collector_that_falls_silent_is_not_awaited_for_ever(
+    monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    """A push that is quiet for too long ends with the count of what came, and leaves its place; no other does."""
+    monkeypatch.setattr("qrng_gateway.app.PATIENCE_S", patience_s)
+    server = new_server(max_message_bytes=1000, max_streams=10, max_calls=10)
+    async with running_gateway() as gateway:
+        bounds = Bounds.of(gateway.config)
+        servicer = PushServicer(gateway.gateway.ingest, bounds.pushes, bounds.unread_pushes, bounds.quiet_pushes)
+        register(push_pb2_grpc.add_PushServiceServicer_to_server, servicer, server)
+        async with (
+            serving_grpc(server, "127.0.0.1:0", Grace(1)) as address,
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            call: Any = push_pb2_grpc.PushServiceStub(channel).PushChunks()
+            await call.write(signed(gateway, 1))
+            await until(lambda: len(bounds.quiet_pushes) == 1)
+            bounds.look()
+            if patience_s:
+                await call.write(signed(gateway, 2))
+                await call.done_writing()
+            async with asyncio.timeout(20):
+                assert (await call).disposed_count == (2 if patience_s else 1)
+        assert (len(bounds.quiet_pushes), len(bounds.pushes)) == (0, 0)

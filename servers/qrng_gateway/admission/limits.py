@@ -198,16 +198,18 @@ class Limiter:
         if account.count is not None:
             account.count.give_back(charge.n, charge.day)
 
+    def check_stream(self, client: Client) -> None:
+        """Refuse a stream of `client` when too many are open. Raises LimitError."""
+        most = self._most_streams if client.limits.streams is None else client.limits.streams
+        if most is not None and self._streams.get(client.client_id, 0) >= most:
+            raise LimitError("too many streams of this client are open", retry_after_s=STREAM_RETRY_S)
+
     @contextmanager
     def stream(self, client: Client) -> Iterator[None]:
         """Count a stream of `client` as open until the block is left. Raises LimitError when too many are."""
-        name, most = client.client_id, client.limits.streams
-        if most is None:
-            most = self._most_streams
-        count = self._streams.get(name, 0)
-        if most is not None and count >= most:
-            raise LimitError("too many streams of this client are open", retry_after_s=STREAM_RETRY_S)
-        self._streams[name] = count + 1
+        self.check_stream(client)
+        name = client.client_id
+        self._streams[name] = self._streams.get(name, 0) + 1
         try:
             yield
         finally:

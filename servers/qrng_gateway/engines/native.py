@@ -73,8 +73,6 @@ class _Method:
     behaviour: Callable[[Any, Any], Awaitable[Any]]
     streams: bool
     """Whether it has a stream of replies."""
-    asks: bool
-    """Whether its handler reads the request from the context, as one of a stream."""
     read: Callable[[bytes], Any]
     write: Callable[[Any], bytes]
 
@@ -82,7 +80,7 @@ class _Method:
     def of(cls, handler: Handler, *, streams: bool) -> _Method:
         """Return the method that `handler` serves."""
         read, write = handler.request_deserializer or bytes, handler.response_serializer or bytes
-        return cls(_behaviour(handler), streams, bool(handler.request_streaming), read, write)
+        return cls(_behaviour(handler), streams, read, write)
 
 
 class _Waiting:
@@ -147,7 +145,7 @@ class _Call:
         self._waiting = waiting
         self.call_id = call_id
         self._method = method
-        self._payload: bytes | None = payload
+        self._payload = payload
         self._details = details
         self.task: asyncio.Task[None] | None = None
         """Who serves it, once somebody does."""
@@ -181,11 +179,6 @@ class _Call:
     def set_trailing_metadata(self, trailing: Metadata) -> None:
         """Set what the trailers say when the call ends well."""
         self._trailing = trailing
-
-    async def read(self) -> Any:
-        """Return the request, and EOF when it was taken already."""
-        payload, self._payload = self._payload, None
-        return grpc.aio.EOF if payload is None else self._method.read(payload)
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
         """Send the headers of a stream. Raises CancelledError when the client has left."""
@@ -223,7 +216,7 @@ class _Call:
         if self._left:
             return
         try:
-            reply = await method.behaviour(None if method.asks else await self.read(), self)
+            reply = await method.behaviour(method.read(self._payload), self)
             if method.streams:
                 self._front.stream_end(self.call_id, list(self._trailing))
             else:
@@ -354,7 +347,7 @@ class NativeServer(grpc.aio.Server):
         """Return once what calls were answered is on its way to clients that read, but at `until_s` at the latest.
 
         A call is over for us before its last message and its status are: they wait for room, and the front, when it is
-        closed, gives them 0.1 s.
+        closed, gives them 0.1 s. Calls whose request has not come are among the front's open ones, and waited for too.
         """
         wait_s = _FIRST_LOOK_S
         while _has_open_calls(self._front) and monotonic() < until_s:
@@ -454,7 +447,7 @@ def _behaviour(handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
     behaviour: Callable[[Any, Any], Awaitable[Any]] = next(
         filter(None, (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream))
     )
-    return behaviour
+    return getattr(behaviour, "whole", behaviour)
 
 
 def _is_served(address: str) -> bool:

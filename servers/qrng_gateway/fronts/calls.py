@@ -177,15 +177,18 @@ class Streams(OpenCalls):
 
         Raises as `taken`, and LimitError also when that client has too many.
         """
+        if call is not None:
+            call.check_stream()  # before the headers, see `taken_with_headers`
         async with self.taken_with_headers(context, headers):
             with nullcontext() if call is None else call.streaming():
                 yield
 
 
 class Unread:
-    """Calls whose first message has not come yet, `limit` at most: one more ends the one that has waited longest.
+    """Calls that wait for a message, `limit` at most: one more ends the one that has waited longest.
 
-    Someone honest sends it with the call, and so never waits; who only opens calls ends none but those of his kind.
+    It is the first of a call, but for pushes that fell quiet. Someone honest sends that with the call, and so never
+    waits; who only opens calls ends none but those of his kind.
     `look` ends those that have waited `patience_s`: a timer for each would cost more than all the rest.
     """
 
@@ -199,7 +202,7 @@ class Unread:
         return len(self._calls)
 
     async def read(self, context: Context) -> Any:
-        """Return the first message, grpc.aio.EOF without one. Raises what `refusal` returns."""
+        """Return the next message, grpc.aio.EOF without one. Raises what `refusal` returns."""
         task = self.expect()
         try:
             return await context.read()
@@ -221,7 +224,7 @@ class Unread:
         return task
 
     def refusal(self, task: asyncio.Task[Any], context: Context) -> QrngError | None:
-        """Return why `task` was cancelled, if that was here: it is then no longer.
+        """Return why `task` was cancelled, and take that back, if it was done here; else None.
 
         InvalidRequestError when no message came in time, or not before `limit` others waited; DrainingError when the
         server ends before.
@@ -356,6 +359,7 @@ def _with_its_request(
             unread.forget(task)
         return await method(MALFORMED if request is grpc.aio.EOF else request, context)
 
+    handler.whole = method  # type: ignore[attr-defined]  # for an engine that begins no call before its request is there
     return handler
 
 
