@@ -47,6 +47,8 @@ class Comparison:
     runs: dict[str, list[Run]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     """For want of what a server did not take part."""
+    left_out: list[str] = field(default_factory=list)
+    """Rounds that do not count, since a peer failed in them: which, and why."""
 
     def figures(self, server: str) -> dict[str, Figure]:
         """Return the figure of each quantity that the runs of `server` have."""
@@ -78,6 +80,7 @@ class Comparison:
                 self._told(asked, judged) for asked in self.asked if {asked.server, asked.measure} <= {*self.runs}
             ],
             "skipped": self.skipped,
+            "left_out": self.left_out,
             "runs": {
                 server: [{quantity: float(f"{value:.5g}") for quantity, value in run.items()} for run in runs]
                 for server, runs in self.runs.items()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,10 @@ def machine(results: Results) -> Iterator[str]:
     missing = {(server, why) for one in comparisons(results) for server, why in one["skipped"].items()}
     for server, why in sorted(missing):
         yield f"Skipped: {server}, for want of {why}\n"
+    for one in comparisons(results):
+        # A summary of an earlier version has none.
+        for name, times in Counter(what.partition(":")[0] for what in one.get("left_out", ())).items():
+            yield f"{one['name']}: rounds left out in which {name} failed: {times}\n"
 
 
 def _place(machine: dict[str, str]) -> str:

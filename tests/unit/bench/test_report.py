@@ -30,6 +30,15 @@ def comparison(name: str, quantity: str = CPU) -> Comparison:
     return Comparison(name, "GetEntropy", asked, 1024, runs, {"sync": "a compiler"})
 
 
+def test_rounds_that_were_left_out_are_told(results: Results) -> None:
+    """Whoever reads a table knows in how many rounds a peer failed, and which."""
+    (one,) = results["unary"]["comparisons"]
+    one["left_out"] = ["bare: not every reply came whole", "bare: nor here", "C++: it neither"]
+    told = block("machine", results)
+    assert "rounds left out in which bare failed: 2" in told
+    assert "rounds left out in which C++ failed: 1" in told
+
+
 def section(one: Comparison, complaints: list[str]) -> dict[str, Any]:
     return {
         "machine": MACHINE,

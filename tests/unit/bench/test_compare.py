@@ -1,0 +1,55 @@
+"""A round: what every contender does in it, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from compare import round_of
+from comparison import CPU, Comparison, Run
+from workloads import BARE, GATEWAY, ONE_CALL, Workload
+
+PACED = Workload("unary", 32, 64, load=0.5)
+
+
+@dataclass
+class Fake:
+    """A contender that works, or fails."""
+
+    fails: bool = False
+
+    def run(self, _workload: Workload, _rate: float) -> Run:
+        if self.fails:
+            raise RuntimeError("not every reply came whole")
+        return {CPU: 1.0}
+
+
+def contenders(failing: str = "") -> dict[str, Any]:
+    return {name: Fake(name == failing) for name in (GATEWAY, BARE)}
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    return Comparison("a name", "GetEntropy", (), 32)
+
+
+def test_a_round_has_a_run_of_each(comparison: Comparison) -> None:
+    """What each contender did is in it."""
+    assert round_of(contenders(), PACED, 100.0, comparison) == {GATEWAY: {CPU: 1.0}, BARE: {CPU: 1.0}}
+    assert comparison.left_out == []
+
+
+def test_a_round_in_which_a_peer_fails_under_a_rate_is_left_out_and_told(comparison: Comparison) -> None:
+    """It counts for nobody, so that all have as many."""
+    assert round_of(contenders(BARE), PACED, 100.0, comparison) == {}
+    assert comparison.left_out == [f"{BARE}: not every reply came whole"]
+
+
+@pytest.mark.parametrize(("failing", "rate"), [(GATEWAY, 100.0), (BARE, 0.0)])
+def test_a_gateway_that_fails_and_a_peer_with_all_the_time_it_likes_end_the_section(
+    failing: str, rate: float, comparison: Comparison
+) -> None:
+    """What is ours to stand is never left out."""
+    with pytest.raises(RuntimeError):
+        round_of(contenders(failing), ONE_CALL, rate, comparison)
