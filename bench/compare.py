@@ -158,15 +158,14 @@ class Bench:
     def _compare(self, comparison: Comparison, workload: Workload, starts: Starts, rounds: int) -> Comparison:
         with ExitStack() as running:
             contenders, saturated = self._settled(comparison, workload, starts, running)
-            rate = (workload.load or 0) * saturated
-            if rate:
+            if workload.load:
                 for one in contenders.values():
-                    one.replies = workload.replies(rate * PACED_RUN_S)
+                    one.replies = workload.replies(workload.load * saturated * PACED_RUN_S)
                     # On the one core that servers have here, a push just before a run would be part of its latencies.
-                    one.server.stock(one.replies * workload.size * (WARM_UP + rounds))
+                    one.server.stock(one.replies * workload.size * 2 * (WARM_UP + rounds))
             comparison.runs = {name: [] for name in contenders}
             for number in range(WARM_UP + rounds):
-                runs = round_of(contenders, workload, rate, comparison)
+                runs = round_of(contenders, workload, comparison)
                 if number >= WARM_UP:
                     for name, run in runs.items():
                         comparison.runs[name].append(run)
@@ -206,15 +205,17 @@ class Bench:
         print(f"  skipped: {name}: {comparison.skipped[name]}", file=sys.stderr)
 
 
-def round_of(
-    contenders: dict[str, Contender], workload: Workload, rate: float, comparison: Comparison
-) -> dict[str, Run]:
+def round_of(contenders: dict[str, Contender], workload: Workload, comparison: Comparison) -> dict[str, Run]:
     """Let each contender work for a moment, in random order. Returns what each did.
 
-    Calls that come at a rate pile up while the machine stands still, and peers refuse some when a thousand wait. Such
+    Where calls come at a rate, it is a share of what saturates the first contender in this very round: in another, the
+    machine may be half as fast. Calls pile up while it stands still, and peers refuse some when a thousand wait. Such
     a round is left out, and told; should a gateway fail, or a peer that has all the time it likes, the section ends.
     """
     runs = {}
+    rate = 0.0
+    if workload.load:
+        rate = workload.load * next(iter(contenders.values())).run(workload)[PER_S]
     for name in random.sample(list(contenders), len(contenders)):
         try:
             runs[name] = contenders[name].run(workload, rate)

@@ -287,6 +287,22 @@ async def test_where_bytes_came_from(shell: Shell) -> None:
     assert streamed.err.splitlines() == [f"{place} sequence=2 offset={offset} bytes=16" for offset in (24, 40)]
 
 
+async def test_bytes_and_what_is_told_of_them_are_lines_of_their_own(shell: Shell) -> None:
+    """Where both go to one terminal, the bytes end with their line before anything is told of them."""
+    await shell.gateway.push(bytes(32))
+    process = await asyncio.create_subprocess_exec(
+        *(*QRNG, "get", "32", "--provenance", "--label"),
+        env=shell.environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    shown, _ = await process.communicate()
+    bytes_, place, label = shown.decode().splitlines()
+    assert bytes_ == "00" * 32
+    assert place.startswith("collector=")
+    assert label.startswith("class=")
+
+
 async def test_a_long_get_tells_where_all_of_it_came_from(shell: Shell) -> None:
     """More than one message of a gateway holds with provenance joins up seamlessly too."""
     data = os.urandom(200_000)

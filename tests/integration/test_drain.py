@@ -76,27 +76,32 @@ async def test_idle_streams_of_every_kind_end_at_once_with_reconnect() -> None:
             assert is_reconnect(await refused(call))
 
 
+class Reader:
+    """A client that reads a stream to its end, with `pause_s` after each message."""
+
+    def __init__(self, call: Any, pause_s: float = 0) -> None:
+        self.received = 0
+        self.refusal = asyncio.create_task(self._read(call, pause_s))
+
+    async def _read(self, call: Any, pause_s: float) -> Refusal:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while (reply := await call.read()) is not grpc.aio.EOF:
+                self.received += len(reply.data)
+                await asyncio.sleep(pause_s)
+        return refusal_of(caught.value)
+
+
 async def test_a_flowing_subscription_ends_with_reconnect_and_loses_nothing_it_was_given() -> None:
     """What was read before the end is the client's, and every byte is accounted for."""
     async with Stay(drain_timeout=300, buffer_size=8 << 20) as stay:
         await stay.gateway.push(os.urandom(8 << 20))
         request = SubscribeEntropyRequest(bytes_per_message=1024)
-        call = stay.front.entropy.SubscribeEntropy(request, metadata=stay.front.key)
-        received = 0
-
-        async def read() -> Refusal:
-            nonlocal received
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                while (reply := await call.read()) is not grpc.aio.EOF:
-                    received += len(reply.data)
-            return refusal_of(caught.value)
-
-        reading = asyncio.create_task(read())
-        await until(lambda: received > 100_000)
+        reader = Reader(stay.front.entropy.SubscribeEntropy(request, metadata=stay.front.key))
+        await until(lambda: reader.received > 100_000)
         await stay.end()
-        assert is_reconnect(await reading)
+        assert is_reconnect(await reader.refusal)
         accounting = stay.gateway.gateway.accounting()
-        assert received <= accounting.served
+        assert reader.received <= accounting.served
         assert accounting.stored == accounting.served + accounting.dropped_at_shutdown == 8 << 20
         assert accounting.pooled == 0
 
@@ -105,25 +110,13 @@ async def test_a_slow_reader_is_told_to_reconnect_once_it_has_read_all_it_was_gi
     """The end of a call waits behind its messages for as long as running calls may take."""
     async with Stay(drain_timeout=300, buffer_size=8 << 20) as stay:
         await stay.gateway.push(os.urandom(8 << 20))
-        call = stay.front.entropy.SubscribeEntropy(
-            SubscribeEntropyRequest(bytes_per_message=1024), metadata=stay.front.key
-        )
-        received = 0
-
-        async def read() -> Refusal:
-            nonlocal received
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                while (reply := await call.read()) is not grpc.aio.EOF:
-                    received += len(reply.data)
-                    await asyncio.sleep(0.002)  # the pace of a slow reader
-            return refusal_of(caught.value)
-
-        reading = asyncio.create_task(read())
-        await until(lambda: received > 10_000)
+        request = SubscribeEntropyRequest(bytes_per_message=1024)
+        reader = Reader(stay.front.entropy.SubscribeEntropy(request, metadata=stay.front.key), pause_s=0.002)
+        await until(lambda: reader.received > 10_000)
         await stay.end()
-        assert is_reconnect(await reading)
+        assert is_reconnect(await reader.refusal)
         # No more than the message that waited for room when the end came is counted as served and not sent.
-        assert stay.gateway.gateway.accounting().served - received in (0, 1024)
+        assert stay.gateway.gateway.accounting().served - reader.received in (0, 1024)
 
 
 async def test_a_subscription_that_waits_for_bytes_ends_with_reconnect() -> None:

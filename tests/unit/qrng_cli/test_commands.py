@@ -46,6 +46,24 @@ def qrng(*arguments: str, env: dict[str, str] | None = None) -> Result:
     return CliRunner().invoke(cli, arguments, env=env)
 
 
+@pytest.mark.parametrize(
+    ("options", "mistake"),
+    [
+        (("--address", "127.0.0.1"), "--address: expected HOST:PORT"),
+        (("--ca-file", "no.pem"), "--ca-file: "),
+        (("--key-file", "no.key"), "--key-file: "),
+    ],
+)
+def test_a_mistake_of_an_option(options: tuple[str, ...], mistake: str) -> None:
+    """Who gave an option that a client cannot use is told its name, and not that of a variable never set."""
+    for command in (("get", "1"), ("status",)):
+        result = qrng(*command, *options, env={"QR_GRPC_SERVER_ADDRESS": "127.0.0.1:1"})
+        assert result.exit_code == 2
+        assert f"  - {mistake}" in result.stderr, result.stderr
+    given = qrng("get", "1", env={"QR_GRPC_SERVER_ADDRESS": "127.0.0.1"})
+    assert "  - QR_GRPC_SERVER_ADDRESS: expected HOST:PORT" in given.stderr
+
+
 def test_help_teaches() -> None:
     """`qrng --help` names every subcommand, every exit code and the way to try it."""
     shown = qrng("--help").output

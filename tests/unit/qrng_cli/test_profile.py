@@ -562,6 +562,24 @@ def test_nothing_to_run_in_a_profile_for_clients() -> None:
     assert not Path("var").exists()
 
 
+@pytest.mark.parametrize("command", ["up", "test"])
+def test_nothing_to_run_in_an_empty_profile(command: str) -> None:
+    """Nor does it, nor is it tested, under the name of a source that nobody has described yet."""
+    profile("# Profile: lab. Ours.\n#QRNG_COLLECTOR_SOURCE=device\n")
+    result = qrng("--profile", "lab", command)
+    assert result.exit_code == 2
+    assert "the profile lab sets nothing yet" in result.stderr
+    assert not Path("var").exists()
+
+
+def test_an_empty_profile_is_noted() -> None:
+    """Whoever checks a profile before anything is switched on is told so; that is no mistake."""
+    profile("#QRNG_COLLECTOR_SOURCE=device\n")
+    result = qrng("profile", "check", "lab")
+    assert (result.exit_code, result.stdout) == (0, "ok\n")
+    assert result.stderr == "nothing is set yet: every line is switched off\n"
+
+
 def test_keys_of_a_profile() -> None:
     """`qrng keys` changes the file that the profile's gateway reads."""
     profile("QRNG_GATEWAY_API_KEYS_FILE=clients.yaml\n")
