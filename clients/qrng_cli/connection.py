@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 import click
 
@@ -14,7 +16,7 @@ from qrng_cli.profiles import chosen_env_files
 from qrng_client import Allowance, ChunkRange, EntropyClient, Processing, SourceClass, Wanted
 from qrng_client.settings import ENV_PREFIX, client_settings
 from qrng_grpc.config import read_env_file
-from qrng_grpc.errors import AuthenticationError, ConfigError
+from qrng_grpc.errors import AuthenticationError, ConfigError, QrngError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,8 +104,20 @@ _WANTED = (
 
 
 def server_options(command: F) -> F:
-    """Add the options that say which server."""
-    return _all(_SERVER, command)
+    """Add the options that say which server. What is wrong with them, or lacking, is told in their words."""
+
+    @wraps(command)
+    def told_by_options(*arguments: Any, **options: Any) -> Any:
+        told: QrngError
+        try:
+            return command(*arguments, **options)
+        except ConfigError as error:
+            told = ConfigError([_by_options(mistake, options) for mistake in error.mistakes])
+        except AuthenticationError as error:
+            told = AuthenticationError(error.message + _lacking_key(cast(Server, options)))
+        raise told
+
+    return _all(_SERVER, cast(F, told_by_options))
 
 
 def wanted_options(command: F) -> F:
@@ -118,7 +132,7 @@ def open_client(server: Server) -> EntropyClient:
     who has just started a gateway. A server that is named may ask for none.
     """
     environ = client_environ(server)
-    if not any(environ.get(f"{ENV_PREFIX}GRPC_{name}") for name in ("API_KEY", "CERT_FILE", "SERVER_ADDRESS")):
+    if not any(environ.get(name) for name in (*_SHOWN, _ADDRESS)):
         raise AuthenticationError(
             "no API key: set QR_GRPC_API_KEY; beside `qrng up` (make run) add --env-file var/client.env, or once for"
             " all: set -a; . var/client.env; set +a"
@@ -145,6 +159,20 @@ def client_environ(server: Server) -> dict[str, str]:
     return said | unsaid
 
 
+def _lacking_key(server: Server) -> str:
+    """Say, to whoever a server that is named does not let in, that nothing was shown to it. Else nothing."""
+    environ = client_environ(server)
+    if any(environ.get(name) for name in _SHOWN) or not environ.get(_ADDRESS):
+        return ""
+    return "; none was shown: set QR_GRPC_API_KEY"
+
+
+_GRPC = f"{ENV_PREFIX}GRPC_"
+_ADDRESS = f"{_GRPC}SERVER_ADDRESS"
+_SHOWN = (f"{_GRPC}API_KEY", f"{_GRPC}CERT_FILE")
+"""What a client may show to be let in."""
+
+
 def _refuse_not_made(files: Iterable[Path]) -> None:
     """Refuse a file that `qrng up` would make, and has not. Raises ConfigError."""
     for file in files:
@@ -157,7 +185,7 @@ _SERVICES = ("QR_GRPC_SERVICE", "QR_GRPC_METHOD_PATH", "QR_GRPC_STREAM_METHOD_PA
 """What names the service that is spoken to."""
 
 
-def _options_as_settings(server: Server) -> dict[str, str]:
+def _options_as_settings(server: Mapping[str, Any]) -> dict[str, str]:
     """Return what options say, by the names of settings."""
     timeout_ms = None if server["timeout_s"] is None else max(1, round(server["timeout_s"] * 1000))
     said = {
@@ -169,7 +197,19 @@ def _options_as_settings(server: Server) -> dict[str, str]:
         "KEY_FILE": server["key_file"],
         "ALLOW_PLAINTEXT_BEYOND_LOOPBACK": server["allow_plaintext_beyond_loopback"] or None,
     }
-    return {f"{ENV_PREFIX}GRPC_{name}": str(value) for name, value in said.items() if value is not None}
+    return {f"{_GRPC}{name}": str(value) for name, value in said.items() if value is not None}
+
+
+def _by_options(mistake: str, server: Mapping[str, Any]) -> str:
+    """Return a mistake in settings with the options that were given in the place of the variables they stand for."""
+    for name in _options_as_settings(server):
+        option = "--" + _OPTIONS.get(name, name.removeprefix(_GRPC).lower().replace("_", "-"))
+        mistake = re.sub(rf"\b{name}\b", option, mistake)
+    return mistake
+
+
+_OPTIONS = {_ADDRESS: "address", f"{_GRPC}TIMEOUT_MS": "timeout"}
+"""Those that are not called as their settings are."""
 
 
 def split_options(options: dict[str, Any]) -> tuple[Server, Wanted]:

@@ -67,20 +67,23 @@ def command(size: int, form: str, output: Path | None, force: bool, label: bool,
     server, wanted = split_options(options)
     settings = any_server.settings_for(server, wanted)
     wanted["least_class"] = settings.least_class
+    ranges: list[ChunkRange] = []
     with destination(output, raw=form == "raw", force=force) as sink:
-        told = (
-            _from_gateway(server, size, wanted, form, sink)
-            if any_server.needs_any_server(settings) is None
-            else _from_any_server(settings, size, wanted, form, sink)
-        )
+        if any_server.needs_any_server(settings) is None:
+            told, ranges = _from_gateway(server, size, wanted, form, sink)
+        else:
+            told = _from_any_server(settings, size, wanted, form, sink)
         if form != "raw":
             sink.write(b"\n")
+    tell_provenance(ranges)
     if label:
         click.echo("\n".join(told), err=True)
 
 
-def _from_gateway(server: Server, size: int, wanted: Wanted, form: str, sink: BinaryIO) -> list[str]:
-    """Write `size` bytes of a gateway, and say what they are."""
+def _from_gateway(
+    server: Server, size: int, wanted: Wanted, form: str, sink: BinaryIO
+) -> tuple[list[str], list[ChunkRange]]:
+    """Write `size` bytes of a gateway, and say what they are and, if that is wanted, where they came from."""
     labels: dict[str, None] = {}
     ranges: list[ChunkRange] = []
     long = size > PART_BYTES and not wanted["provenance"]
@@ -90,9 +93,8 @@ def _from_gateway(server: Server, size: int, wanted: Wanted, form: str, sink: Bi
             advance(len(entropy))
             labels[describe(entropy)] = None
             ranges += entropy.provenance
-    tell_provenance(ranges)
     left = [] if client.allowance is None else [f"left: {in_words(client.allowance)}"]
-    return [*labels, *left]
+    return [*labels, *left], ranges
 
 
 def _from_any_server(settings: ClientSettings, size: int, wanted: Wanted, form: str, sink: BinaryIO) -> list[str]:

@@ -48,10 +48,11 @@ def check(profile: Profile) -> Verdict:
     verdict.mistakes += _nobodys(lines)
     verdict.mistakes += secrets_in(profile, lines)
     _judge(trees, verdict, _as_environment)
-    if profile.is_folder:
-        in_yaml = {prefix: profile.directory / name for prefix, name in YAML_FILES.items()}
-        read = {prefix: read_yaml(path, verdict.mistakes) for prefix, path in in_yaml.items() if path.is_file()}
-        _judge(read, verdict, _as_yaml)
+    in_yaml = {prefix: profile.directory / name for prefix, name in YAML_FILES.items()} if profile.is_folder else {}
+    read = {prefix: read_yaml(path, verdict.mistakes) for prefix, path in in_yaml.items() if path.is_file()}
+    _judge(read, verdict, _as_yaml)
+    if not (lines or read or verdict.mistakes):
+        verdict.notes.append("nothing is set yet: every line is switched off")
     verdict.mistakes = list(dict.fromkeys(verdict.mistakes))
     verdict.notes = list(dict.fromkeys(verdict.notes))
     return verdict

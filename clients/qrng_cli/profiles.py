@@ -65,12 +65,20 @@ class Profile:
         return sentence[1] if sentence else words
 
     @property
-    def is_for_clients_alone(self) -> bool:
-        """Whether it has settings of clients and none of gateway or collector."""
-        names = self.lines().keys()
-        return any(name.startswith(CLIENT) for name in names) and not any(
+    def why_none_runs(self) -> str | None:
+        """Why it is about no gateway and no collector: it sets nothing, or what clients need. None if it is about one.
+
+        Without it the programs' defaults would be in force: the operating system's randomness, under another name.
+        """
+        mistakes: list[str] = []
+        names = self.lines(mistakes).keys()
+        if not names and not mistakes:
+            return "sets nothing yet"
+        if any(name.startswith(CLIENT) for name in names) and not any(
             name.startswith((GATEWAY, COLLECTOR)) for name in names
-        )
+        ):
+            return "has settings of clients alone"
+        return None
 
 
 def profiles() -> list[Profile]:

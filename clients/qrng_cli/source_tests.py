@@ -50,7 +50,7 @@ def command(yaml_file: Path | None, **layers: Any) -> None:
         keep_foreign_text_out()
         return await try_sources(config, with_state=with_state)
 
-    _refuse_clients_alone()
+    _refuse_no_source()
     given = Layers(**layers)  # type: ignore[typeddict-item]
     stand_ins = _stand_ins(yaml_file, given)
     given["overrides"] += tuple(stand_ins.items())
@@ -67,11 +67,11 @@ def command(yaml_file: Path | None, **layers: Any) -> None:
         raise SourceError(f"{unfit} of {len(done)} sources did not pass")
 
 
-def _refuse_clients_alone() -> None:
+def _refuse_no_source() -> None:
     """Refuse a profile that is about no source of a collector: another would be tested under its name."""
     profile = chosen_profile()
-    if profile is not None and profile.is_for_clients_alone:
-        raise click.UsageError(f"the profile {profile.name} has settings of clients alone: there is no source to test")
+    if profile is not None and (why := profile.why_none_runs):
+        raise click.UsageError(f"the profile {profile.name} {why}: there is no source to test")
 
 
 def _stand_ins(yaml_file: Path | None, layers: Layers) -> dict[str, str]:

@@ -65,9 +65,8 @@ def _profile_file() -> Path | None:
     profile = chosen_profile()
     if profile is None:  # the programs' defaults are the operating system's randomness too
         return next((one.env_file for one in profiles() if one.name == DEFAULT_PROFILE), None)
-    if profile.is_for_clients_alone:
-        # Or what is named after another source would serve the operating system's randomness.
-        raise click.UsageError(f"the profile {profile.name} has settings of clients alone: there is nothing to run")
+    if why := profile.why_none_runs:
+        raise click.UsageError(f"the profile {profile.name} {why}: there is nothing to run")
     return profile.env_file
 
 

@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -285,6 +285,16 @@ async def test_where_bytes_came_from(shell: Shell) -> None:
     assert second == f"{place} sequence=2 offset=0 bytes=24"
     assert label.startswith("class=operating_system ")
     assert streamed.err.splitlines() == [f"{place} sequence=2 offset={offset} bytes=16" for offset in (24, 40)]
+
+
+@pytest.mark.parametrize("command", [("get", "1"), ("stream", "--total", "1"), ("status",)])
+async def test_who_shows_no_key_is_told(shell: Shell, command: tuple[str, ...]) -> None:
+    """A server that is named may ask for no key. Where it does, who has none learns that, and not that his is wrong."""
+    keyless = replace(shell, environ={name: v for name, v in shell.environ.items() if name != "QR_GRPC_API_KEY"})
+    done, wrong = await keyless.qrng(*command), await shell.qrng(*command, QR_GRPC_API_KEY="wrong-key-of-a-client")
+    assert (done.code, wrong.code) == (4, 4)
+    assert "none was shown: set QR_GRPC_API_KEY" in done.err
+    assert "none was shown" not in wrong.err
 
 
 async def test_bytes_and_what_is_told_of_them_are_lines_of_their_own(shell: Shell) -> None:
