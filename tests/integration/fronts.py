@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -130,8 +130,10 @@ def signed_heartbeat(gateway: RunningGateway, heartbeat: Heartbeat) -> PushChunk
     )
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Let the event loop run until `condition` holds; the test's own time limit bounds it."""
-
-    while not condition():  # noqa: ASYNC110 - what is awaited has no event to offer
+    while True:
+        holds = condition()
+        if holds if isinstance(holds, bool) else await holds:
+            return
         await asyncio.sleep(0.005)
