@@ -42,6 +42,8 @@ class Siege:
 
     async def withstands(self, attack: Attack) -> None:
         """Attack; the honest clients get all their answers, and memory stays bounded."""
+        # From then on the connection is known by its key: wrong ones that share its address do not count against it.
+        assert len(await self.honest.get(SIZE)) == SIZE
         before = most = resident_bytes(self.gateway.pid)
         attacking = asyncio.create_task(attack(self))
         answers = 0

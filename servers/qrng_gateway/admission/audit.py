@@ -216,8 +216,7 @@ class _LogFile:
             raise PermissionError("not a regular file that is ours alone to write")
         self.close()
         self._descriptor = descriptor
-        # A line of which the last file has the beginning is written whole into this one.
-        self._written = self._lines.rfind(b"\n", 0, self._written) + 1
+        self._written = self._whole  # A line of which the last file has the beginning is written whole into this one.
 
     def follow(self) -> None:
         """Open the file at the path if it is another than ours, or gone. Raises OSError."""
@@ -231,10 +230,16 @@ class _LogFile:
 
     def write(self, lines: bytes) -> None:
         """Append `lines`. Raises OSError; what is not written yet is kept, and `lines` belongs to it."""
-        self._lines = self._lines[self._written :] + lines
-        self._written = 0
+        whole = self._whole
+        self._lines = self._lines[whole:] + lines
+        self._written -= whole
         while self._written < len(self._lines):
             self._written += os.write(self._descriptor, memoryview(self._lines)[self._written :])
+
+    @property
+    def _whole(self) -> int:
+        """Where in `_lines` the line begins that is not written whole yet."""
+        return self._lines.rfind(b"\n", 0, self._written) + 1
 
     @property
     def unwritten(self) -> int:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from qrng_gateway.admission.audit import MAX_TEXT, AuditLog, Entry, lines_of
+from qrng_gateway.admission.audit import MAX_TEXT, AuditLog, Entry, _LogFile, lines_of
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.testing.clock import ManualClock
@@ -298,6 +298,24 @@ async def test_a_line_that_was_begun_is_whole_in_the_next_file(tmp_path: Path) -
         await until(lambda: audit.mistakes == ())
     whole = [json.loads(line)["bytes"] for line in rotated.read_text().splitlines(keepends=True) if line.endswith("\n")]
     assert whole + sizes(path) == list(range(10))
+
+
+def test_a_line_that_was_tried_again_in_vain_is_whole_in_the_next_file(tmp_path: Path) -> None:
+    """However often the rest of a broken line was refused, the file that follows has all of the line."""
+    path, rotated = tmp_path / "audit", tmp_path / "audit.1"
+    file = _LogFile(path)
+    file.open()
+    lines = [b'{"line":1}\n', b'{"line":2}\n', b'{"line":3}\n']
+    with disk_of(15):
+        for more in (lines[0] + lines[1], b"", lines[2]):
+            with pytest.raises(OSError, match="File too large"):
+                file.write(more)
+    path.rename(rotated)
+    file.follow()
+    file.write(b"")
+    file.close()
+    assert rotated.read_bytes() == lines[0] + lines[1][:4]
+    assert path.read_bytes() == lines[1] + lines[2]
 
 
 async def test_what_the_disk_never_took_is_counted_at_the_end(tmp_path: Path) -> None:
