@@ -207,16 +207,16 @@ class Call:
         streams = self._stream is not None
         if streams:
             self.look_again()
-        limiter, client = self._desk.limiter, self.client
+        desk, client = self._desk, self.client
         demand.check(limit, client.limits.bytes_per_day)
-        charge = (limiter.pace if streams else limiter.charge)(client, demand.size)
+        charge = desk.limiter.charge(client, demand.size, paced=streams)
         claimed = None
         try:
             if not charge.wait_s:
-                claimed = self._desk.dispenser.dispense_now(demand, client, pack)
+                claimed = desk.dispenser.dispense_now(demand, client, pack)
         finally:
             if claimed is None:
-                limiter.refund(client, charge)
+                desk.limiter.refund(client, charge)
         if claimed is not None:
             self._remember(demand.size, charge, claimed.label)
         return claimed
@@ -251,7 +251,7 @@ class Call:
         self.look_again()
         desk, client = self._desk, self.client
         demand.check(limit, client.limits.bytes_per_day)
-        charge = desk.limiter.pace(client, demand.size)
+        charge = desk.limiter.charge(client, demand.size, paced=True)
         try:
             if charge.wait_s:
                 await asyncio.sleep(charge.wait_s)

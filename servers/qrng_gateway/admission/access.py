@@ -155,11 +155,7 @@ class Access:
         if self._certificates:
             uris = context.auth_context().get(_PEER_URI, ())
             uri = certified_uri([uri.decode("ascii", "replace") for uri in uris])
-        return self.identify(self.presented(context.invocation_metadata()), uri)
-
-    def presented(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:
-        """Return the keys in the metadata of a gRPC call."""
-        return presented_keys(metadata, self.key_name)
+        return self.identify(presented_keys(context.invocation_metadata(), self.key_name), uri)
 
     def identify(self, presented: Sequence[str], uri: str | None = None) -> Pass:
         """Let in the client that `presented`, the keys of a call, and `uri`, that of its certificate, stand for.

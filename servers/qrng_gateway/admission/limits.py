@@ -171,20 +171,34 @@ class Limiter:
         self._note(self._turns, address, turn_ns, now_ns)
         return (turn_ns - now_ns) / NS_PER_S
 
-    def charge(self, client: Client, n: int) -> Charge:
-        """Charge `n` bytes to be claimed now. Raises LimitError, and charges nothing then.
+    def charge(self, client: Client, n: int, *, paced: bool = False) -> Charge:
+        """Charge `n` bytes to be claimed now; where it is `paced`, by a stream, after `wait_s` of the receipt.
 
-        Raises ValueError for a size that should have been refused before, StateError when the count of the
-        day cannot be written.
+        A stream that is cancelled meanwhile refunds them. Raises LimitError, and charges nothing then: for a stream
+        when the quota of the day is used up, else also when the rate has no room. Raises ValueError for a size that
+        should have been refused before, StateError when the count of the day cannot be written.
         """
-        return self._charge(client, n, paced=False)
-
-    def pace(self, client: Client, n: int) -> Charge:
-        """Charge `n` bytes to be claimed by a stream after `wait_s` of the receipt; cancelled meanwhile, refund them.
-
-        Raises LimitError when the quota of the day is used up, else as `charge`.
-        """
-        return self._charge(client, n, paced=True)
+        if not 0 < n <= self._largest:
+            raise ValueError(f"expected 1 to {self._largest} bytes")
+        account = self._account_of(client)
+        rate, count = account.bytes, account.count
+        if rate is None and count is None:
+            return _NOTHING
+        after_ns = wait_ns = 0
+        if rate is not None:
+            now_ns = self._monotonic_ns()
+            after_ns = rate.after(account.bytes_full_ns, now_ns, n)
+            if after_ns - now_ns > rate.depth_ns:
+                wait_ns = rate.wait_ns(after_ns, now_ns)
+            if wait_ns and not paced:
+                raise _refusal("too many bytes a second for this client", wait_ns)
+        if count is not None and not count.take(n, account.quota):
+            _, whole_in_s = count.left(account.quota)
+            raise LimitError("less than that is left of today's quota of this client", retry_after_s=whole_in_s)
+        account.bytes_full_ns = after_ns
+        if count is None:
+            return Charge(n, 0, wait_ns / NS_PER_S, after_ns)
+        return Charge(n, count.day, wait_ns / NS_PER_S, after_ns, count.used * 2 > account.quota)
 
     def refund(self, client: Client, charge: Charge) -> None:
         """Give back what was charged for a claim that failed. Once for each receipt."""
@@ -231,36 +245,15 @@ class Limiter:
     def _request(self, account: _Account, address: str, now_ns: int) -> bool:
         """Take a request out of both buckets, if both have one."""
         requests, rate, addresses = account.requests, self._address_rate, self._addresses
-        after_ns = requests.after(account.requests_full_ns, now_ns, 1)
-        address_after_ns = rate.after(addresses.get(address, 0), now_ns, 1)
+        full_ns, address_full_ns = account.requests_full_ns, addresses.get(address, 0)
+        # What `Rate.after` returns for one request, whose unit is 1, without two calls.
+        after_ns = (full_ns if full_ns > now_ns else now_ns) + requests.unit_ns
+        address_after_ns = (address_full_ns if address_full_ns > now_ns else now_ns) + rate.unit_ns
         if after_ns - now_ns > requests.depth_ns or address_after_ns - now_ns > rate.depth_ns:
             return False
         account.requests_full_ns = after_ns
         self._note(addresses, address, address_after_ns, now_ns)
         return True
-
-    def _charge(self, client: Client, n: int, *, paced: bool) -> Charge:
-        if not 0 < n <= self._largest:
-            raise ValueError(f"expected 1 to {self._largest} bytes")
-        account = self._account_of(client)
-        rate, count = account.bytes, account.count
-        if rate is None and count is None:
-            return _NOTHING
-        after_ns = wait_ns = 0
-        if rate is not None:
-            now_ns = self._monotonic_ns()
-            after_ns = rate.after(account.bytes_full_ns, now_ns, n)
-            if after_ns - now_ns > rate.depth_ns:
-                wait_ns = rate.wait_ns(after_ns, now_ns)
-            if wait_ns and not paced:
-                raise _refusal("too many bytes a second for this client", wait_ns)
-        if count is not None and not count.take(n, account.quota):
-            _, whole_in_s = count.left(account.quota)
-            raise LimitError("less than that is left of today's quota of this client", retry_after_s=whole_in_s)
-        account.bytes_full_ns = after_ns
-        if count is None:
-            return Charge(n, 0, wait_ns / NS_PER_S, after_ns)
-        return Charge(n, count.day, wait_ns / NS_PER_S, after_ns, count.used * 2 > account.quota)
 
     def _note(self, moments: OrderedDict[str, int], address: str, moment_ns: int, now_ns: int) -> None:
         moments[address] = moment_ns

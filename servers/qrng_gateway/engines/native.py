@@ -3,7 +3,7 @@
 Idea: in grpc.aio a short call costs mostly hops between threads. Here a Rust thread gathers whole requests; a Python
 thread takes them in batches and hands each batch to the event loop. There one task serves call after call, each with a
 context that has what servicers of ours ask of one; when a call has to wait, the task stays with it, and another
-serves the rest. Replies go back without another hop.
+serves the rest. Tasks that have nothing to do wait at a bell for the next batch. Replies go back without another hop.
 
 The package's own `aio` server is not used but the layer below it, whose interface it promises to keep: that server has
 no bound for calls, and each stream whose client does not read holds a thread of the loop's executor, which here also
@@ -35,8 +35,9 @@ import grpc.aio
 from google.protobuf import descriptor_pool
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, STREAM_SENT, NativeGrpcFront
 
+from qrng_gateway.engines.bell import Bell
 from qrng_grpc.error_details import STATUS_KEY, status_code, trailers
-from qrng_grpc.errors import DrainingError, LimitError, QrngError
+from qrng_grpc.errors import ENDING, DrainingError, LimitError, QrngError
 from qrng_grpc.logs import get_log
 from qrng_grpc.serving import (
     MAX_METADATA_BYTES,
@@ -58,6 +59,8 @@ _RUST_THREADS = 1
 """Two cost more for each call and, beside Python's one, carry no more of them."""
 _LOOKS = 4
 """How often a message looks for room, with whatever else there is to do in between, before it waits."""
+_KEPT_TASKS = 16
+"""Tasks that wait for calls at most. There are more while more calls wait for bytes."""
 MAX_WAITING_THREADS = 16
 """Streams whose next message waits in a thread until there is room."""
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.0005, 0.02
@@ -157,7 +160,8 @@ class _Call:
 
     def peer(self) -> str:
         """Return who calls."""
-        return _on_this_machine(self._details[1])
+        peer: str = self._details[1]
+        return _on_this_machine(peer) if peer.startswith("unix") else peer
 
     def invocation_metadata(self) -> Metadata:
         """Return what came with the request."""
@@ -220,7 +224,7 @@ class _Call:
             if method.streams:
                 self._front.stream_end(self.call_id, list(self._trailing))
             else:
-                self._front.respond(self.call_id, method.write(reply), None, list(self._trailing))
+                self._front.respond(self.call_id, method.write(reply), None, list(self._trailing) or None)
         except grpc.aio.AbortError:
             self._fail(*(self._status or (grpc.StatusCode.UNKNOWN.value[0], "")))
         except asyncio.CancelledError:
@@ -257,6 +261,8 @@ class NativeServer(grpc.aio.Server):
         self._calls: dict[int, _Call] = {}
         self._begun: deque[_Call] = deque()
         self._servers: set[asyncio.Task[None]] = set()
+        self._idle: list[Bell] = []
+        """The bells of tasks that wait for calls."""
         self._stopping = False
         self._ended = asyncio.Event()
 
@@ -311,7 +317,9 @@ class NativeServer(grpc.aio.Server):
         self._stopping = True
         until_s = monotonic() + (grace or 0)
         others = asyncio.ensure_future(self._fallback.stop(grace))
-        tasks = {call.task for call in self._calls.values() if call.task is not None}
+        tasks = set(self._servers)
+        while self._idle:  # who is idle ends at once, the others after the calls that they serve
+            self._loop.call_soon(self._idle.pop().ring)
         if tasks and grace:
             _, tasks = await asyncio.wait(tasks, timeout=grace)
         for task in tasks:
@@ -382,21 +390,29 @@ class NativeServer(grpc.aio.Server):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Have a task serve what was begun; should a call make it wait, the rest is another's in a moment."""
+        """Have a task serve what was begun; should a call make it wait, the rest is another's."""
+        while self._begun and self._idle:
+            self._idle.pop().ring()
         if self._begun:
             self._servers.add(server := self._loop.create_task(self._serve()))
             server.add_done_callback(self._servers.discard)
             self._loop.call_soon(self._go_on)
 
     async def _serve(self) -> None:
-        task, begun, calls = asyncio.current_task(), self._begun, self._calls
-        while begun:
-            call = begun.popleft()
-            call.task = task
-            try:
-                await call.serve()
-            finally:
-                calls.pop(call.call_id, None)
+        """Serve what was begun and what will be, until a call is cancelled or the server ends."""
+        task, begun, calls, bell = asyncio.current_task(), self._begun, self._calls, Bell(self._loop)
+        while True:
+            while begun:
+                call = begun.popleft()
+                call.task = task
+                try:
+                    await call.serve()
+                finally:
+                    calls.pop(call.call_id, None)
+            if self._stopping or len(self._idle) >= _KEPT_TASKS:
+                return
+            self._idle.append(bell)
+            await bell
 
     def _refusal(self, payload: bytes) -> QrngError | None:
         """Return why a call with this request is not even begun; None when it is."""
@@ -462,9 +478,8 @@ def _is_served(address: str) -> bool:
 
 
 def _on_this_machine(peer: str) -> str:
-    """Return `peer`, or, if it reached us by a Unix socket, an address with the number of its connection."""
-    family, _, rest = peer.partition(":")
-    return f"{THIS_MACHINE}:{rest}" if family == "unix" else peer
+    """Return an address with the number of the connection, for a `peer` at a Unix socket."""
+    return f"{THIS_MACHINE}:{peer.partition(':')[2]}"
 
 
 def _has_open_calls(front: NativeGrpcFront) -> bool:
@@ -487,4 +502,4 @@ def _sendable(trailing: Metadata) -> list[tuple[str, str | bytes]]:
 
 
 def _draining() -> DrainingError:
-    return DrainingError("the gateway is ending; reconnect")
+    return DrainingError(ENDING)

@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError
 
 from qrng_gateway.desk import Call, Desk
 from qrng_grpc.error_details import status_code, trailers
-from qrng_grpc.errors import DrainingError, InvalidRequestError, QrngError
+from qrng_grpc.errors import ENDING, DrainingError, InvalidRequestError, QrngError
 from qrng_grpc.logs import get_log
 from qrng_grpc.open_calls import OpenCalls
 
@@ -49,7 +49,6 @@ class AtTheDesk(Protocol):
 Served = TypeVar("Served", bound=AtTheDesk)
 AdmittedHandler = Callable[[Served, Request, Context, Call], Awaitable[Reply]]
 
-_ENDING = "the gateway is ending; reconnect"
 REQUEST_PATIENCE_S = 10.0
 """How long a call may be open before its first message comes."""
 MAX_UNREAD = 256
@@ -167,7 +166,7 @@ class Streams(OpenCalls):
     """The open streams of a server, `limit` at most, each held by the task that serves it."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(limit, crowded="too many streams are open", ending=_ENDING)
+        super().__init__(limit, crowded="too many streams are open", ending=ENDING)
 
     @asynccontextmanager
     async def held(
@@ -373,4 +372,4 @@ _KINDS: dict[tuple[bool, bool], tuple[Callable[..., grpc.RpcMethodHandler[Any, A
 
 
 def _draining() -> DrainingError:
-    return DrainingError(_ENDING)
+    return DrainingError(ENDING)

@@ -22,7 +22,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qrng_gateway.fronts.calls import Context, Streams, check_readable, telling_errors
-from qrng_grpc.errors import DrainingError
+from qrng_grpc.errors import ENDING, DrainingError
 
 ENTROPY_SERVICE = "qrng.v1.EntropyService"
 PUSH_SERVICE = "qrng.v1.PushService"
@@ -110,7 +110,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                     await context.write(response)
                     told = response
                 elif self._board.draining:
-                    raise DrainingError("the gateway is ending; reconnect")
+                    raise DrainingError(ENDING)
                 else:
                     await self._board.change()
 

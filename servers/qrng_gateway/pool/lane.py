@@ -106,15 +106,17 @@ class Stored:
         self.wipe()
         self._buffer, self.origin, self.label = bytearray(data), origin, None
 
-    def wipe_front(self, view: memoryview) -> None:
-        """Overwrite a view that `front` returned, and move past it."""
+    def wipe_front(self, view: memoryview) -> bool:
+        """Overwrite a view that `front` returned, and move past it. Returns whether anything is left."""
         n = len(view)
         view[:] = _ZEROS[:n]
         view.release()
         self._offset += n
-        if self._offset == len(self._buffer):
-            self._gone += self._offset
-            self._buffer, self._offset = bytearray(), 0
+        if self._offset < len(self._buffer):
+            return True
+        self._gone += self._offset
+        self._buffer, self._offset = bytearray(), 0
+        return False
 
     def tighten(self) -> None:
         """Give what is left a buffer of its own size, where most of the present one is used up: it may stay long."""
@@ -240,19 +242,19 @@ class Lane:
         if first > self._head:  # what is left of the oldest chunk goes next, and is not worth moving
             chunk.tighten()
 
-    def oldest(self, n: int, before_ns: int) -> Stored | None:
-        """Return the oldest chunk, if it has `n` bytes and was not captured before `before_ns`.
+    def front(self, n: int, before_ns: int) -> tuple[Stored, memoryview] | None:
+        """Return the oldest chunk and its first `n` bytes, if it has as many and was not captured before `before_ns`.
 
         The lane is not empty. What nearly every claim for few bytes takes from, in few steps: see `remove_front`.
         """
         oldest = self._chunks[self._head]
-        return oldest if len(oldest) >= n and oldest.capture_start_ns >= before_ns else None
+        view = oldest.front(n)
+        return (oldest, view) if len(view) == n and oldest.capture_start_ns >= before_ns else None
 
     def remove_front(self, oldest: Stored, view: memoryview) -> None:
-        """Overwrite `view`, the front of what `oldest` returned, and move past it."""
+        """Overwrite what `front` returned, and move past it."""
         self.level -= len(view)
-        oldest.wipe_front(view)
-        if not oldest:
+        if not oldest.wipe_front(view):
             self._remove(self._head, self._head + 1)
 
     def oldest_two(self, n: int, before_ns: int) -> tuple[Stored, Stored] | None:

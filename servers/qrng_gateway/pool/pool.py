@@ -28,7 +28,7 @@ from qrng_gateway.pool.reservations import Key, Reservations
 from qrng_gateway.pool.reservoir import Reservoir
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
-from qrng_grpc.errors import DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
+from qrng_grpc.errors import ENDING, DrainingError, InvalidRequestError, LimitError, PoolShortError, WeakerSourceError
 from qrng_grpc.labels import (
     BEST_FIRST,
     Processing,
@@ -286,7 +286,7 @@ class Pool:
         Raises WeakerSourceError or InvalidRequestError when no waiting could help, DrainingError when the gateway ends.
         """
         if self._draining:
-            raise DrainingError("the gateway is ending; reconnect")
+            raise DrainingError(ENDING)
         if not self.best_class.at_least(spec.least_class):
             raise WeakerSourceError("every source of this gateway is weaker than the least class asked for")
         if n > self.capacity:
@@ -450,11 +450,11 @@ class Pool:
         for lane in lanes:
             if lane.level >= n:
                 expired_ns = self._clock.now_ns() - self._ttl_ns
-                chunk = lane.oldest(n, expired_ns)
-                if chunk is None:
+                found = lane.front(n, expired_ns)
+                if found is None:
                     return self._from_oldest_two(n, lane, expired_ns, pack)
+                chunk, view = found
                 label = chunk.label or label_of_one(chunk)
-                view = chunk.front(n)
                 data = pack((view,), label, n)
                 lane.remove_front(chunk, view)
                 self.counters.served += n
@@ -547,7 +547,7 @@ class Pool:
         """Refuse every claim from now on, those in line included."""
         self._draining = True
         for place in self._line.places():
-            _refuse(place.claim, DrainingError("the gateway is ending; reconnect"))
+            _refuse(place.claim, DrainingError(ENDING))
 
     def wipe(self) -> None:
         """Overwrite everything that is left, and count it as dropped."""

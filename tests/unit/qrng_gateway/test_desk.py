@@ -166,8 +166,8 @@ async def test_a_stream_in_debt_has_nothing_at_once_and_owes_no_more_for_asking(
     put(setting.pool, block(100, setting.clock))
     call = setting.admitted(slow)
     with call.streaming():
-        setting.limiter.pace(slow, 1 << 20)
-        debt_s = setting.limiter.pace(slow, 10_000).wait_s
+        setting.limiter.charge(slow, 1 << 20, paced=True)
+        debt_s = setting.limiter.charge(slow, 10_000, paced=True).wait_s
         left = setting.limiter.remaining(slow).bytes_today
         assert [call.dispense_now(Demand(10), limit=1000) for _ in range(5)] == [None] * 5
         assert setting.limiter.remaining(slow).bytes_today == left
@@ -178,7 +178,7 @@ async def test_a_stream_in_debt_has_nothing_at_once_and_owes_no_more_for_asking(
         setting.known.discard("slow")
         with pytest.raises(AuthenticationError):
             call.dispense_now(Demand(10), limit=1000)
-    setting.limiter.pace(slow, 1 << 20)
+    setting.limiter.charge(slow, 1 << 20, paced=True)
     with pytest.raises(LimitError):
         setting.admitted(slow).dispense_now(Demand(10), limit=1000)
 
@@ -202,8 +202,8 @@ async def test_a_client_withdrawn_while_its_stream_is_paced_gets_nothing(tmp_pat
     setting.known.add("slow")
     put(setting.pool, block(100, setting.clock))
     call = setting.admitted(slow)
-    setting.limiter.pace(slow, 1 << 20)
-    setting.limiter.pace(slow, 10_000)
+    setting.limiter.charge(slow, 1 << 20, paced=True)
+    setting.limiter.charge(slow, 10_000, paced=True)
     left = setting.limiter.remaining(slow).bytes_today
     paced = asyncio.create_task(call.dispense_in_time(Demand(10), limit=1000, time_left_s=None))
     await asyncio.sleep(0)

@@ -9,7 +9,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from qrng_gateway.admission.access import ENDS_SOON_NS, Access, certified_uri, client_of_key, uris_of
-from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, bearer_key, changing_client_file, digest_of
+from qrng_grpc.client_keys import (
+    Client,
+    ClientRecord,
+    KeyDigest,
+    Limits,
+    bearer_key,
+    changing_client_file,
+    digest_of,
+    presented_keys,
+)
 from qrng_grpc.errors import AuthenticationError, ConfigError
 from qrng_grpc.testing.clock import ManualClock
 
@@ -21,7 +30,7 @@ SAMPLER = Client("sampler", "the sampler", Limits(requests_per_s=5), weight=7)
 
 
 def with_metadata(metadata: list[tuple[str, str | bytes]] | None, access: Access = ACCESS) -> Client:
-    return access.identify(access.presented(metadata)).client
+    return access.identify(presented_keys(metadata, access.key_name)).client
 
 
 def put(file: Path, *records: ClientRecord) -> None:
@@ -80,7 +89,7 @@ def test_one_right_key_opens(metadata: list[tuple[str, str | bytes]]) -> None:
 )
 def test_anything_else_is_refused_in_the_same_words(metadata: list[tuple[str, str | bytes]] | None) -> None:
     """Missing, empty, wrong, doubled and malformed keys cannot be told apart by the answer."""
-    assert refuses(ACCESS, ACCESS.presented(metadata))
+    assert refuses(ACCESS, presented_keys(metadata, ACCESS.key_name))
 
 
 def test_a_key_may_travel_under_another_name() -> None:
@@ -89,7 +98,7 @@ def test_a_key_may_travel_under_another_name() -> None:
     assert with_metadata([("x-lab-key", KEYS[0])], access) is with_metadata(
         [("authorization", f"Bearer {KEYS[0]}")], access
     )
-    assert refuses(access, access.presented([("api-key", KEYS[0])]))
+    assert refuses(access, presented_keys([("api-key", KEYS[0])], access.key_name))
 
 
 def test_a_client_is_known_by_an_id_that_does_not_give_its_key_away() -> None:

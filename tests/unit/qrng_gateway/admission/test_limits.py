@@ -146,18 +146,18 @@ def test_a_byte_rate_refuses_a_unary_call_and_says_when_to_return(limiter: Limit
 def test_a_byte_rate_paces_streams_in_turn(limiter: Limiter, clock: ManualClock) -> None:
     """Streams of one client are charged at once and wait for their turn: together they have the rate."""
     who = client(bytes_per_s=MIB)
-    assert [limiter.pace(who, MIB // 2).wait_s for _ in range(6)] == [0, 0, 0.5, 1, 1.5, 2]
+    assert [limiter.charge(who, MIB // 2, paced=True).wait_s for _ in range(6)] == [0, 0, 0.5, 1, 1.5, 2]
     clock.advance(1)
-    assert limiter.pace(who, MIB).wait_s == 2
+    assert limiter.charge(who, MIB, paced=True).wait_s == 2
 
 
 def test_a_stream_that_leaves_while_it_waits_shortens_the_wait_of_the_next(limiter: Limiter) -> None:
     """What is refunded is there for the next one."""
     who = client(bytes_per_s=MIB)
     limiter.charge(who, MIB)
-    left = limiter.pace(who, MIB)
+    left = limiter.charge(who, MIB, paced=True)
     limiter.refund(who, left)
-    assert limiter.pace(who, MIB).wait_s == left.wait_s == 1
+    assert limiter.charge(who, MIB, paced=True).wait_s == left.wait_s == 1
 
 
 def test_the_quota_of_the_day_ends_calls_and_streams(limiter: Limiter, clock: ManualClock) -> None:
@@ -165,11 +165,11 @@ def test_the_quota_of_the_day_ends_calls_and_streams(limiter: Limiter, clock: Ma
     who = client(bytes_per_day=1000)
     clock.advance(DAY_S - 100)
     limiter.charge(who, 600)
-    for take in (limiter.charge, limiter.pace):
+    for paced in (False, True):
         with pytest.raises(LimitError, match="today's quota") as caught:
-            take(who, 401)
+            limiter.charge(who, 401, paced=paced)
         assert caught.value.retry_after_s == 100
-    limiter.pace(who, 400)
+    limiter.charge(who, 400, paced=True)
     clock.advance(100)
     limiter.charge(who, 1000)
 
@@ -183,7 +183,7 @@ def test_what_one_limit_refuses_is_charged_to_no_other(limiter: Limiter, clock: 
     clock.advance(1)
     with pytest.raises(LimitError, match="quota"):
         limiter.charge(who, MIB)
-    assert limiter.pace(who, 10).wait_s == 0
+    assert limiter.charge(who, 10, paced=True).wait_s == 0
     assert limiter.remaining(who).bytes_today == 0
 
 
@@ -204,17 +204,17 @@ def test_a_refund_restores(
         limiter = Limiter(tmp_path_factory.mktemp("state"), rate_limit=100, clock=clock)
         who = client(bytes_per_s=100_000, bytes_per_day=40 * MIB)
         for earlier in sizes:
-            limiter.pace(who, earlier)
+            limiter.charge(who, earlier, paced=True)
         charge = None
         if fails:
             try:
-                charge = limiter.pace(who, size) if paced else limiter.charge(who, size)
+                charge = limiter.charge(who, size, paced=paced)
             except LimitError:
                 charge = None
         clock.advance(later_s)
         if charge is not None:
             limiter.refund(who, charge)
-        states.append((limiter.remaining(who), limiter.pace(who, 1).wait_s))
+        states.append((limiter.remaining(who), limiter.charge(who, 1, paced=True).wait_s))
     assert states[0] == states[1]
 
 
@@ -223,7 +223,7 @@ def test_a_client_without_byte_limits_is_not_counted(limiter: Limiter) -> None:
     who = client()
     for _ in range(100):
         limiter.refund(who, limiter.charge(who, MIB))
-        assert limiter.pace(who, MIB).wait_s == 0
+        assert limiter.charge(who, MIB, paced=True).wait_s == 0
     assert limiter.remaining(who) == Remaining(100, 0.0, None, None)
 
 
