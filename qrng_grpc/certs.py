@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qrng_grpc.errors import StateError
-from qrng_grpc.files import appearing_whole
+from qrng_grpc.files import appearing_whole, shown_path, why_unreadable
 
 AUTHORITY_DAYS = 3650
 """How long an authority is valid by default."""
@@ -93,7 +93,7 @@ class Authority:
             certificate = x509.load_pem_x509_certificate(cert_file.read_bytes())
             key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
         except OSError as error:
-            raise StateError(f"{error.filename} cannot be read ({type(error).__name__})") from None
+            raise StateError(f"{shown_path(error.filename)} {why_unreadable(error)}") from None
         except (ValueError, TypeError):
             raise StateError(f"{cert_file} and {key_file} are not a PEM certificate and its unencrypted key") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():

@@ -52,6 +52,7 @@ from qrng_grpc.files import refuse_foreign, replace_whole
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.moments import Moment, rfc_3339
 from qrng_grpc.record_files import Part, RecordFiles, RecordPart, doubled
+from qrng_grpc.wording import reason_of
 
 API_KEY = "api-key"
 AUTHORIZATION = "authorization"
@@ -243,7 +244,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     try:
         replace_whole(path, _text_of(content).encode(), new_mode=_NEW_FILE_MODE)
     except OSError as error:
-        raise StateError(f"{path} cannot be written ({type(error).__name__}); it is as it was") from None
+        raise StateError(f"{path} cannot be written ({reason_of(error)}); it is as it was") from None
 
 
 @contextmanager
@@ -252,7 +253,7 @@ def _turn_in(directory: Path) -> Iterator[None]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise StateError(f"{directory} cannot be used ({type(error).__name__})") from None
+        raise StateError(f"{directory} cannot be used ({reason_of(error)})") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

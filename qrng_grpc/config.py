@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import yaml
 from dotenv.parser import parse_stream
@@ -42,6 +42,8 @@ from qrng_grpc.files import UnusableFileError, refuse_shared, shown_path, why_un
 NESTING = "__"
 PLACEHOLDER = re.compile(r"replace-with(-[a-z0-9]+)+")
 """What stands in a file that is shared where everybody must put a value of their own; never a value itself."""
+_ONE_OF_A_FEW = frozenset(("literal_error", "enum", "bool_parsing", "bool_type"))
+"""Errors of pydantic's for what has few values, each a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, env_nested_delimiter=NESTING, validate_default=True
     )
+
+    unheeded: ClassVar[frozenset[str]] = frozenset()
+    """Settings that may be given, and are left out whatever they are: whoever uses the model needs none of them."""
 
     _spelling: Spelling = PrivateAttr(default_factory=Spelling)
 
@@ -231,6 +236,7 @@ def load(
     stronger = _values(model, prefix, ours)
     mistakes += _unknown_names(model, prefix, {name: written[name] for name in ours}, stronger)
     _overlay(values, stronger)
+    values = {name: value for name, value in values.items() if name not in model.unheeded}
     unfilled = tuple(_placeholders(values))
     mistakes += [
         f"{spelling.name(name)}: still the placeholder of a file that is shared; give your own value"
@@ -425,6 +431,11 @@ def mistakes_of(error: ValidationError | ConfigError, model: type[BaseModel]) ->
     return [describe_mistake(e, model) for e in error.errors()]
 
 
+def _few_words(error: Any) -> str:
+    """Return the words that a setting may be, of an error in `_ONE_OF_A_FEW`."""
+    return str(error.get("ctx", {}).get("expected", "true or false")).replace("'", "")
+
+
 def describe_mistake(error: Any, model: type[BaseModel]) -> str:
     """Return an error of pydantic's as one line, by name and without the value; of a file, with its path."""
     name = ".".join(str(part) for part in error["loc"]) or "settings"
@@ -432,6 +443,8 @@ def describe_mistake(error: Any, model: type[BaseModel]) -> str:
         return f"{name}: required"
     if error["type"] == "extra_forbidden":
         return f"{name}: there is no such setting{_hint(name, model, None)}"
+    if error["type"] in _ONE_OF_A_FEW:
+        return f"{name}: expected {_few_words(error)}"
     fault, where = error.get("ctx", {}).get("error"), ""
     if isinstance(fault, UnusableFileError):
         where = f"{fault.path}: "

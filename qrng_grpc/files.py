@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.state import sync_directory
+from qrng_grpc.wording import reason_of
 
 LOOK_S = 1.0
 """Seconds between two looks at the files."""
@@ -128,8 +128,8 @@ def about(path: Path) -> Iterator[None]:
 
 def why_unreadable(error: OSError | UnicodeError) -> str:
     """Say why a file cannot be read, in the system's words: it is not there, a directory, or not for us to read."""
-    why = "not text in UTF-8" if isinstance(error, UnicodeError) else error.strerror
-    return f"cannot be read ({why or type(error).__name__})"
+    why = "not text in UTF-8" if isinstance(error, UnicodeError) else reason_of(error)
+    return f"cannot be read ({why})"
 
 
 def refuse_shared(path: Path) -> None:
@@ -191,6 +191,15 @@ def replace_whole(path: Path, content: bytes, *, new_mode: int) -> None:
         file.write(content)
         _take_after(path, file.fileno(), new_mode)
     sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was born, renamed or deleted in `path` durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _take_after(path: Path, descriptor: int, new_mode: int) -> None:

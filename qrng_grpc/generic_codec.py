@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from qrng_grpc.errors import SourceError
+from qrng_grpc.wording import came_instead
 
 MAX_COUNT = (1 << 31) - 1
 """The most bytes a request can ask for: servers declare the count as int32, most of them."""
@@ -163,7 +164,7 @@ def decode_reply(shape: MessageShape, payload: bytes, *, size: int, echo: int | 
         _check_echo(shape, echo)
     start, end, echoed, class_number = _find(shape, payload)
     if end - start != size:
-        raise MalformedReplyError(f"the reply holds {end - start} bytes where {size} were asked for")
+        raise MalformedReplyError(f"the reply holds {came_instead(end - start, size)}")
     if echo != echoed:
         raise WrongEchoError("the reply repeats another number than that of the request")
     return Reply(payload[start:end], echoed, class_number)

@@ -16,12 +16,15 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.logs import get_log
 
-LockMemory = Literal["try", "require", "off"]
+LockMemory = Annotated[Literal["try", "require", "off"], BeforeValidator(lambda word: "off" if word is False else word)]
+"""What is asked of memory. YAML reads off as false."""
 
 _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4

@@ -23,11 +23,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from qrng_grpc.config import host_and_port
-from qrng_grpc.errors import ConfigError, InvalidRequestError, QrngError
+from qrng_grpc.errors import InvalidRequestError, QrngError
 from qrng_grpc.http_known import MAX_HEADERS, MAX_LINE, Heeds, Known
 from qrng_grpc.http_replies import Reply, error_reply, refused
-from qrng_grpc.serving import MAX_CONNECTIONS
+from qrng_grpc.serving import MAX_CONNECTIONS, cannot_listen
 from qrng_grpc.tls import RenewedContext
+from qrng_grpc.wording import reason_of
 
 T = TypeVar("T")
 
@@ -75,6 +76,7 @@ async def serving_http(
     max_connections: int = MAX_CONNECTIONS,
     tls: ssl.SSLContext | None = None,
     max_age_s: float | None = None,
+    setting: str = "",
 ) -> AsyncIterator[str]:
     """Serve `site` at `address`, as HTTPS with `tls`; yields HOST:PORT with the real port.
 
@@ -83,7 +85,7 @@ async def serving_http(
     takes at most `grace_s` seconds: half of them for running requests to finish, half for those that do not, to be
     told and to leave. When `tls` is renewed, connections that were made before end with their next reply, as do those
     older than `max_age_s`.
-    Raises ConfigError when it cannot listen there.
+    Raises ConfigError when it cannot listen there, with the `setting` that says where.
     """
     host, port = host_and_port(address)
     heeds = Heeds(site.heeds)
@@ -103,7 +105,7 @@ async def serving_http(
         try:
             listener = await asyncio.get_running_loop().create_server(admit, host, port, ssl=tls, reuse_port=False)
         except OSError as error:
-            raise ConfigError([f"{address}: cannot listen there ({error.strerror or type(error).__name__})"]) from None
+            raise cannot_listen(address, setting, reason_of(error)) from None
         bound = listener.sockets[0].getsockname()[1]
         try:
             yield f"{address.rpartition(':')[0]}:{bound}"

@@ -129,13 +129,18 @@ async def serving_grpc(
             port = server.add_secure_port(address, credentials)
     except RuntimeError:
         doubt = "is it in use, or its directory missing?" if address.startswith("unix:") else "is it in use?"
-        named = f"{setting}: " if setting else ""
-        raise ConfigError([f"{named}{address}: cannot listen there; {doubt}"]) from None
+        raise cannot_listen(address, setting, doubt) from None
     await server.start()
     try:
         yield address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     finally:
         await server.stop(grace.left_s)
+
+
+def cannot_listen(address: str, setting: str, why: str) -> ConfigError:
+    """Return the mistake that nobody can listen at `address`, by the `setting` that says where; "" for none."""
+    named = f"{setting}: " if setting else ""
+    return ConfigError([f"{named}{address}: cannot listen there ({why})"])
 
 
 def stop_event_on_signals() -> asyncio.Event:

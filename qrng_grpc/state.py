@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qrng_grpc.errors import StateError, StateHeldError
+from qrng_grpc.files import shown_path, sync_directory, why_unreadable
+from qrng_grpc.wording import reason_of
 
 _RECORD_BYTES = 128
 _MAGIC = "qrng-state-1"
@@ -33,7 +35,7 @@ def state_directory(path: Path) -> Iterator[Path]:
             raise StateError(f"state directory {path} is writable by others; chmod 700 it")
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateError(f"state directory {path} cannot be used ({type(error).__name__})") from None
+        raise StateError(f"state directory {shown_path(path)} cannot be used ({reason_of(error)})") from None
     try:
         _seize(lock, path)
         yield path
@@ -47,7 +49,7 @@ def _seize(lock: int, path: Path) -> None:
     except BlockingIOError:
         raise StateHeldError(f"state directory {path} is held by another process") from None
     except OSError as error:
-        raise StateError(f"state directory {path} cannot be locked ({type(error).__name__})") from None
+        raise StateError(f"state directory {path} cannot be locked ({reason_of(error)})") from None
 
 
 class NumbersFile:
@@ -64,7 +66,7 @@ class NumbersFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StateError(f"{self._path} cannot be read ({type(error).__name__})") from None
+            raise StateError(f"{self._path} {why_unreadable(error)}") from None
         words = raw[:_RECORD_BYTES].decode("ascii", "replace").split()
         numbers = tuple(int(word) for word in words[1:-1] if word.isdecimal())
         if raw != self._record(numbers) or len(numbers) != self._count:
@@ -103,14 +105,5 @@ def _write(path: Path, record: bytes, *, synced: bool) -> None:
             raise OSError("short write")
         if synced:
             os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Make what was born, renamed or deleted in `path` durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

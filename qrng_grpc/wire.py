@@ -50,6 +50,9 @@ _LENGTH = rb"([\x80-\xff]{0,3}[\x00-\x7f])"
 _NUMBER = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
 _BEFORE_CHUNK = re.compile(rb"\x0a" + _LENGTH + rb"\x0a" + _LENGTH)
 """A PushChunksRequest up to the chunk in it: two tags and lengths."""
+_MOST_BEHIND_CHUNK = 160
+"""Bytes of a request behind its chunk, for which it is cut out: ids and signatures have 132 at most. In 200 could be
+groups nested so deep that it matters to protobuf how deep it is already."""
 _BEFORE_DATA = re.compile(
     rb"\x0a([\x01-\x40])([\w.-]+)\x12([\x01-\x40])([\w.-]+)"
     + b"".join(tag + _NUMBER for tag in (rb"\x18", rb"\x20", rb"\x28", rb"\x30"))
@@ -142,7 +145,8 @@ def decode_push_request(serialised: bytes) -> Signed:
     before = _BEFORE_CHUNK.match(serialised)
     if before is not None:
         length, chunk_length = map(_length, before.groups())
-        if before.end(1) + length == len(serialised):
+        behind = len(serialised) - before.end() - chunk_length
+        if before.end(1) + length == len(serialised) and behind <= _MOST_BEHIND_CHUNK:
             signed = chunk_pb2.SignedChunk()
             chunk = _cut_out(memoryview(serialised), b"\x0a", before.end(), chunk_length, signed)
             if chunk is not None and signed.chunk == _STAND_IN:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from qrng_cli.programs import Layers, end_with, load_layers, program_options
+from qrng_cli.programs import Layers, end_with, load_layers, mistakes_told, program_options
 
 
 @click.command("collector")
@@ -30,4 +30,5 @@ def command(yaml_file: Path | None, end_with_fd: int | None, **layers: Any) -> N
 
     config = load_layers(CollectorConfig, ENV_PREFIX, yaml_file, Layers(**layers))  # type: ignore[typeddict-item]
     end_with(end_with_fd)
-    main(config)
+    with mistakes_told(config.spelt):
+        main(config)

@@ -17,6 +17,7 @@ from qrng_client import Allowance, ChunkRange, EntropyClient, Processing, Source
 from qrng_client.settings import ENV_PREFIX, client_settings
 from qrng_grpc.config import read_env_file
 from qrng_grpc.errors import AuthenticationError, ConfigError, QrngError
+from qrng_grpc.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -230,8 +231,8 @@ def tell_provenance(ranges: Iterable[ChunkRange]) -> None:
 
 def in_words(allowance: Allowance) -> str:
     """Say what a client has left."""
-    requests = None if allowance.requests is None else f"{allowance.requests:,} requests at once"
-    left = None if allowance.bytes_today is None else f"{allowance.bytes_today:,} bytes today"
+    requests = None if allowance.requests is None else f"{counted(allowance.requests, 'request')} at once"
+    left = None if allowance.bytes_today is None else f"{counted(allowance.bytes_today, 'byte')} today"
     return ", ".join(filter(None, (requests, left)))
 
 

@@ -10,6 +10,7 @@ import click
 
 from qrng_grpc.chunk import is_id
 from qrng_grpc.errors import StateError
+from qrng_grpc.wording import reason_of
 
 _BYTES = 32
 
@@ -120,4 +121,4 @@ def _write_private(path: Path, text: str) -> None:
     except FileExistsError:
         raise StateError(f"{path} exists; a key is never overwritten") from None
     except OSError as error:
-        raise StateError(f"{path} cannot be written ({type(error).__name__})") from None
+        raise StateError(f"{path} cannot be written ({reason_of(error)})") from None

@@ -31,6 +31,7 @@ from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK
 from qrng_grpc.errors import ConfigError, StateError
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.moments import moment_ns, rfc_3339
+from qrng_grpc.wording import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -357,7 +358,7 @@ def _print_table(facts: list[dict[str, Any]]) -> None:
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     keys = [f"{key['key']} until {key['not_after']}" if key["not_after"] else key["key"] for key in one["keys"]]
     limits = [f"{name} {value:,}" for name, value in one["limits"].items() if value is not None]
-    share = f"{one['weight']}" + (f", {one['reserved_bytes']:,} bytes kept" if one["reserved_bytes"] else "")
+    share = f"{one['weight']}" + (f", {counted(one['reserved_bytes'], 'byte')} kept" if one["reserved_bytes"] else "")
     return (
         one["id"],
         one["label"],

@@ -1,11 +1,12 @@
-"""What `qrng gateway`, `qrng collector` and `qrng config check` have in common: the layers of settings."""
+"""What `qrng gateway`, `qrng collector` and others have in common: the layers of settings, and mistakes in them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -13,6 +14,7 @@ import click
 
 from qrng_cli.profiles import chosen_env_files
 from qrng_grpc.config import Settings, load
+from qrng_grpc.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)
@@ -91,6 +93,18 @@ def load_layers(model: type[S], prefix: str, yaml_file: Path | None, layers: Lay
         env_files=(*chosen_env_files(), *layers["env_files"]),
         yaml_file=yaml_file,
     )
+
+
+@contextmanager
+def mistakes_told(spelt: Callable[[str], str]) -> Iterator[None]:
+    """Let mistakes in settings that show only when the block runs be known by names as `spelt` writes them."""
+    try:
+        yield
+    except ConfigError as error:
+        mistakes = [spelt(mistake) for mistake in error.mistakes]
+    else:
+        return
+    raise ConfigError(mistakes)
 
 
 def end_with(descriptor: int | None) -> None:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import SecretStr, ValidationError
 
 from qrng_cli.profiles import chosen_profile
-from qrng_cli.programs import Assignment, end_with
+from qrng_cli.programs import Assignment, end_with, mistakes_told
 from qrng_cli.sizes import Size
 from qrng_grpc.errors import ConfigError
 
@@ -101,13 +101,8 @@ def command(
         raise click.UsageError("a profile has no effect here: it is for collectors, gateways and clients")
     config = _config(kind, settings, {name: value for name, value in listener.items() if value is not None})
     end_with(end_with_fd)
-    try:
+    with mistakes_told(_spelt):
         main(config)
-    except ConfigError as error:
-        mistakes = [_spelt(mistake) for mistake in error.mistakes]
-    else:
-        return
-    raise ConfigError(mistakes)
 
 
 def _config(kind: str, settings: tuple[tuple[str, str], ...], listener: dict[str, Any]) -> SourceServerConfig:

@@ -1,25 +1,21 @@
 """`qrng test`: does each source of a collector pass its tests?
 
-Idea: whoever tries out a source has no gateway yet, and no keys. So of a collector's settings only those of its sources
-are needed: what is missing of the rest, which a test has no use for, gets stand-ins.
+Idea: whoever tries out a source has no gateway yet, no keys and no certificates. So of a collector's settings only
+those of its sources count.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from qrng_cli.profiles import COLLECTOR, chosen_env_files, chosen_profile
+from qrng_cli.profiles import chosen_profile
 from qrng_cli.programs import Layers, config_option, layer_options, load_layers
-from qrng_grpc.config import read_env_file, read_yaml
 from qrng_grpc.errors import SourceError, StateHeldError
-
-_STATE_OF_UP = Path("var/collector")
-"""Where the collector of `qrng up` keeps its state."""
+from qrng_grpc.wording import counted
 
 
 @click.command("test")
@@ -32,7 +28,7 @@ def command(yaml_file: Path | None, **layers: Any) -> None:
       qrng test --profile urandom
       qrng test --config collector.yaml --env-file collector.env
 
-    Takes the settings of `qrng collector`, of which keys, ids and the gateway's address may be missing, and its place:
+    Takes the settings of `qrng collector`, without heed to those of keys, pools, pushes and the spool, and its place:
     it refuses while that collector runs, which tests its sources itself on SIGUSR1 (kill -USR1 PID). What is read is
     used for the test alone; nothing is pushed.
 
@@ -40,8 +36,8 @@ def command(yaml_file: Path | None, **layers: Any) -> None:
     randomness: docs/output-monitoring.md.
     """
     # The servers' extra, which --help does without.
-    from qrng_collector.config import ENV_PREFIX, CollectorConfig  # noqa: PLC0415
-    from qrng_collector.trial import Trial, try_sources  # noqa: PLC0415
+    from qrng_collector.config import ENV_PREFIX  # noqa: PLC0415
+    from qrng_collector.trial import Trial, TrialConfig, try_sources  # noqa: PLC0415
     from qrng_grpc.foreign_text import keep_foreign_text_out  # noqa: PLC0415
     from qrng_grpc.logs import configure_logs  # noqa: PLC0415
 
@@ -51,11 +47,8 @@ def command(yaml_file: Path | None, **layers: Any) -> None:
         return await try_sources(config, with_state=with_state)
 
     _refuse_no_source()
-    given = Layers(**layers)  # type: ignore[typeddict-item]
-    stand_ins = _stand_ins(yaml_file, given)
-    given["overrides"] += tuple(stand_ins.items())
-    with_state = "state_dir" not in stand_ins or _STATE_OF_UP.is_dir()
-    config = load_layers(CollectorConfig, ENV_PREFIX, yaml_file, given)
+    config = load_layers(TrialConfig, ENV_PREFIX, yaml_file, Layers(**layers))  # type: ignore[typeddict-item]
+    with_state = "state_dir" in config.model_fields_set or config.state_dir.is_dir()
     try:
         done = asyncio.run(trials())
     except StateHeldError as error:
@@ -64,7 +57,7 @@ def command(yaml_file: Path | None, **layers: Any) -> None:
         click.echo(f"{trial.device_id}: {trial.says}")
     unfit = sum(not trial.passed for trial in done)
     if unfit:
-        raise SourceError(f"{unfit} of {len(done)} sources did not pass")
+        raise SourceError(f"{unfit} of {counted(len(done), 'source')} did not pass")
 
 
 def _refuse_no_source() -> None:
@@ -72,17 +65,3 @@ def _refuse_no_source() -> None:
     profile = chosen_profile()
     if profile is not None and (why := profile.why_none_runs):
         raise click.UsageError(f"the profile {profile.name} {why}: there is no source to test")
-
-
-def _stand_ins(yaml_file: Path | None, layers: Layers) -> dict[str, str]:
-    """Return a value for each setting that no layer has, that a collector needs, and a test of its sources does not."""
-    from qrng_cli.profile_check import needed  # noqa: PLC0415 - the servers' extra
-
-    # What cannot be read is told when the settings are.
-    files = (*chosen_env_files(), *layers["env_files"])
-    variables = {name.upper() for file in files for name in read_env_file(file, [])} | {*map(str.upper, os.environ)}
-    given = {name.removeprefix(COLLECTOR).lower() for name in variables if name.startswith(COLLECTOR)}
-    given |= {name.lower() for name, _ in layers["overrides"]}
-    given |= set() if yaml_file is None else read_yaml(yaml_file, []).keys()
-    wanted = needed(COLLECTOR, given) | {"best_class": "quantum", "state_dir": str(_STATE_OF_UP)}
-    return {name: value for name, value in wanted.items() if name not in given}

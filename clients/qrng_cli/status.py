@@ -17,6 +17,7 @@ from rich.table import Table
 from qrng_cli.connection import Server, in_words, open_client, printable, server_options
 from qrng_client import Allowance, EntropyClient, GatewayStatus, UnsupportedError
 from qrng_client.status import Accounting, Collector
+from qrng_grpc.wording import counted
 
 _LAST_S = 253_402_300_799
 """The end of the year 9999, seconds of Unix time."""
@@ -73,8 +74,8 @@ def _direct_facts(status: GatewayStatus) -> list[tuple[str, str]]:
     """Return what there is to know of a server without a pool."""
     return [
         ("pool", "none: this server reads its source when somebody asks"),
-        ("served", f"{status.accounting.served_bytes:,} bytes in {status.served_claims:,} requests"),
-        ("waiting", f"{status.waiting_claims:,} requests"),
+        ("served", f"{_bytes(status.accounting.served_bytes)} in {counted(status.served_claims, 'request')}"),
+        ("waiting", counted(status.waiting_claims, "request")),
     ]
 
 
@@ -83,13 +84,13 @@ def _pool_facts(status: GatewayStatus) -> list[tuple[str, str]]:
     return [
         (
             "pool",
-            f"{status.pooled_bytes:,} of {status.capacity_bytes:,} bytes,"
+            f"{status.pooled_bytes:,} of {_bytes(status.capacity_bytes)},"
             f" {100 * status.pooled_bytes / status.capacity_bytes:.0f} % full, id {status.pool_id}",
         ),
         *(
             (
                 "lane",
-                f"{_word(lane.source_class)}, processing {_word(lane.processing)}: {lane.pooled_bytes:,} bytes, "
+                f"{_word(lane.source_class)}, processing {_word(lane.processing)}: {_bytes(lane.pooled_bytes)}, "
                 f"oldest {lane.oldest_age_s:.1f} s",
             )
             for lane in status.lanes
@@ -103,11 +104,11 @@ def _pool_facts(status: GatewayStatus) -> list[tuple[str, str]]:
             )
             for key in status.keys
         ),
-        ("stored", f"{accounting.stored_bytes:,} bytes"),
-        ("served", f"{accounting.served_bytes:,} bytes in {status.served_claims:,} claims"),
+        ("stored", _bytes(accounting.stored_bytes)),
+        ("served", f"{_bytes(accounting.served_bytes)} in {counted(status.served_claims, 'claim')}"),
         *(("gone", fate) for fate in _fates(accounting)),
         ("rate", _rates(status)),
-        ("waiting", f"{status.waiting_claims:,} claims"),
+        ("waiting", counted(status.waiting_claims, "claim")),
     ]
 
 
@@ -121,12 +122,17 @@ def _fates(accounting: Accounting) -> Iterator[str]:
         "used up by conditioning": accounting.conditioned_bytes,
         **{f"refused as {reason}": refused for reason, refused in accounting.refused_bytes.items()},
     }
-    yield from (f"{count:,} bytes {fate}" for fate, count in fates.items() if count)
+    yield from (f"{_bytes(count)} {fate}" for fate, count in fates.items() if count)
 
 
 def _rates(status: GatewayStatus) -> str:
     ends = "" if status.forecast_s is None else f"; empty in {status.forecast_s:,.0f} s if that goes on"
-    return f"{status.inflow_bytes_per_s:,.0f} bytes/s in, {status.outflow_bytes_per_s:,.0f} bytes/s out{ends}"
+    return f"{_rate(status.inflow_bytes_per_s)} in, {_rate(status.outflow_bytes_per_s)} out{ends}"
+
+
+def _rate(bytes_per_s: float) -> str:
+    number = f"{bytes_per_s:,.0f}"  # which may be infinite: a gateway may say anything
+    return f"{number} byte/s" if number == "1" else f"{number} bytes/s"
 
 
 def _collector_facts(collector: Collector) -> Iterator[tuple[str, str]]:
@@ -136,18 +142,22 @@ def _collector_facts(collector: Collector) -> Iterator[tuple[str, str]]:
     if told is None:
         yield "queue", "unknown: no heartbeat since the gateway's start"
         return
-    yield "queue", f"{told.queued_bytes:,} bytes at its last heartbeat, {_date(told.arrived_ns, 'never')}"
+    yield "queue", f"{_bytes(told.queued_bytes)} at its last heartbeat, {_date(told.arrived_ns, 'never')}"
     yield (
         "dropped",
-        f"{told.overflow_bytes:,} bytes by overflow, {told.expired_bytes:,} expired, {told.in_doubt_bytes:,} in doubt,"
+        f"{_bytes(told.overflow_bytes)} by overflow, {told.expired_bytes:,} expired, {told.in_doubt_bytes:,} in doubt,"
         " since it started",
     )
     for source in told.sources:
         yield (
             "source",
             f"{source.device_id} of {collector.collector_id}, {_word(source.source_class)}, {_word(source.condition)},"
-            f" {source.fetched_bytes:,} bytes fetched",
+            f" {_bytes(source.fetched_bytes)} fetched",
         )
+
+
+def _bytes(number: int) -> str:
+    return counted(number, "byte")
 
 
 def _skew(skew_s: float | None) -> str:

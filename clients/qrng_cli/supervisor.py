@@ -23,7 +23,7 @@ from qrng_cli.child import running
 from qrng_cli.setup import Plan
 from qrng_grpc.channel import Endpoint, channel_options, open_async_channel
 from qrng_grpc.config import host_and_port
-from qrng_grpc.errors import QrngError, ServerUnreachableError, StateHeldError
+from qrng_grpc.errors import ConfigError, ServerUnreachableError, StateHeldError
 from qrng_grpc.serving import stop_event_on_signals
 from qrng_grpc.state import state_directory
 from qrng_grpc.tls import client_credentials, read_material
@@ -142,14 +142,14 @@ async def _last_run_ended(state_dirs: tuple[Path, ...]) -> None:
 
 
 def _refuse_taken(plan: Plan) -> None:
-    """Refuse addresses that other programs listen at. Raises QrngError that names each setting to change."""
+    """Refuse addresses that other programs listen at. Raises ConfigError that names each setting to change."""
     taken = [
-        f"{address} is in use by another program; set {name} to another address"
+        f"{name}: {address} is in use by another program; set another address"
         for name, address in plan.listen_addresses.items()
         if _is_taken(*host_and_port(address))
     ]
     if taken:
-        raise QrngError("\n  ".join(taken))
+        raise ConfigError(taken)
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -15,8 +14,8 @@ from qrng_client.allowance import Allowance, read_allowance
 from qrng_client.entropy import BadReplyError, Entropy, join, read_reply
 from qrng_client.failures import error_of_call
 from qrng_client.requests import MAX_REQUEST_BYTES, Patience, RequestBook, Subscription, Wanted, Wish
-from qrng_client.servers import told_by_setting
-from qrng_client.settings import client_settings, endpoint_of
+from qrng_client.servers import TlsChoice, client_by_settings
+from qrng_client.settings import endpoint_of
 from qrng_client.status import GatewayStatus, read_status
 from qrng_grpc.channel import Endpoint, open_async_channel
 from qrng_grpc.errors import QrngError, ServerUnreachableError
@@ -73,36 +72,13 @@ class AsyncEntropyClient:
         self._stub = entropy_pb2_grpc.EntropyServiceStub(channel)
 
     @classmethod
-    def from_env(
-        cls,
-        environ: Mapping[str, str],
-        *,
-        tls: bool = False,
-        ca_file: Path | str | None = None,
-        cert_file: Path | str | None = None,
-        key_file: Path | str | None = None,
-        allow_plaintext_beyond_loopback: bool = False,
-    ) -> Self:
+    def from_env(cls, environ: Mapping[str, str], **chosen: Unpack[TlsChoice]) -> Self:
         """Make a client from the settings `QR_GRPC_...` that say where a server is and how to get in.
 
-        Arguments count more than settings. Raises ConfigError, also for several addresses: a gateway is one server.
+        What is `chosen` counts more than settings. Raises ConfigError, also for several addresses: a gateway is one
+        server.
         """
-        settings = client_settings(environ)
-        address = settings.only_address
-        said_here = any((tls, ca_file, cert_file, key_file, allow_plaintext_beyond_loopback))
-        with nullcontext() if said_here else told_by_setting(settings):
-            return cls(
-                address,
-                api_key=settings.grpc_api_key.get_secret_value(),
-                api_key_header=settings.grpc_api_key_header,
-                timeout_s=settings.timeout_s,
-                tls=tls or settings.grpc_tls,
-                ca_file=ca_file or settings.grpc_ca_file,
-                cert_file=cert_file or settings.grpc_cert_file,
-                key_file=key_file or settings.grpc_key_file,
-                allow_plaintext_beyond_loopback=allow_plaintext_beyond_loopback
-                or settings.grpc_allow_plaintext_beyond_loopback,
-            )
+        return client_by_settings(cls, environ, chosen)
 
     @property
     def allowance(self) -> Allowance | None:

@@ -14,6 +14,7 @@ from typing import Protocol, Unpack
 from qrng_client.requests import Wanted, Wish
 from qrng_client.sync import EntropyClient
 from qrng_grpc.errors import SourceError
+from qrng_grpc.wording import came_instead
 
 
 class ByteSource(Protocol):
@@ -70,5 +71,5 @@ def read_exactly(source: ByteSource, n: int) -> bytes:
     if not isinstance(data, bytes):
         raise SourceError(f"the source returned {type(data).__name__} where bytes were asked for")
     if len(data) != n:
-        raise SourceError(f"the source returned {len(data)} bytes where {n} were asked for")
+        raise SourceError(f"the source returned {came_instead(len(data), n)}")
     return data

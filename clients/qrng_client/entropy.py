@@ -15,6 +15,7 @@ from qrng_grpc.errors import QrngError
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass, weakest_class, weakest_processing
 from qrng_grpc.v1 import entropy_pb2
 from qrng_grpc.wire import CLASSES, CUSTODIES, PROCESSINGS, VERDICTS
+from qrng_grpc.wording import came_instead
 
 Reply = entropy_pb2.GetEntropyResponse | entropy_pb2.SubscribeEntropyResponse
 
@@ -82,7 +83,7 @@ def read_reply(reply: Reply | None, *, size: int, sequence_id: int, wish: Wish) 
     if reply.sequence_id != sequence_id:
         raise BadReplyError("the reply belongs to another request")
     if len(reply.data) != size:
-        raise BadReplyError(f"the reply holds {len(reply.data)} bytes instead of {size}")
+        raise BadReplyError(f"the reply holds {came_instead(len(reply.data), size)}")
     source_class = CLASSES.from_proto(reply.source_class)
     processing = PROCESSINGS.from_proto(reply.processing)
     custody = CUSTODIES.from_proto(reply.custody)

@@ -119,8 +119,8 @@ class Keeper:
         self._closed = False
 
     def take(self, n: int) -> Piece | None:
-        """Return `n` bytes of the stock; None when it has not so many."""
-        piece = self.stock.take(n)
+        """Return `n` bytes of the stock; None when it has not so many, or is closed."""
+        piece = None if self._closed else self.stock.take(n)
         self._wake.set()
         if not self._started:
             self._start()

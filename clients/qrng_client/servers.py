@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TypedDict, TypeVar
 
 from pydantic import SecretStr
 
-from qrng_client.settings import ClientSettings, ConfigValidationError
+from qrng_client.settings import ClientSettings, ConfigValidationError, client_settings
 from qrng_grpc.channel import Endpoint, stays_on_machine
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.exchange import GrpcMethod
 
+Client = TypeVar("Client")
 Opened = TypeVar("Opened")
 
 _SETTING_OF = {"CA file": "grpc_ca_file", "certificate file": "grpc_cert_file", "key file": "grpc_key_file"}
@@ -37,6 +39,38 @@ def open_callers(
     except ValueError as error:
         mistake = str(error)
     raise ConfigValidationError([_by_setting(settings, mistake)])
+
+
+class TlsChoice(TypedDict, total=False):
+    """What a caller may say of TLS in place of the settings: as the arguments of `EntropyClient`."""
+
+    tls: bool
+    ca_file: Path | str | None
+    cert_file: Path | str | None
+    key_file: Path | str | None
+    allow_plaintext_beyond_loopback: bool
+
+
+def client_by_settings(make: Callable[..., Client], environ: Mapping[str, str], chosen: TlsChoice) -> Client:
+    """Return the client of one server that `make` makes of the settings in `environ`, with what is `chosen` over them.
+
+    Raises ConfigError, also for several addresses.
+    """
+    settings = client_settings(environ)
+    address = settings.only_address
+    with nullcontext() if any(chosen.values()) else told_by_setting(settings):
+        return make(
+            address,
+            api_key=settings.grpc_api_key.get_secret_value(),
+            api_key_header=settings.grpc_api_key_header,
+            timeout_s=settings.timeout_s,
+            tls=chosen.get("tls") or settings.grpc_tls,
+            ca_file=chosen.get("ca_file") or settings.grpc_ca_file,
+            cert_file=chosen.get("cert_file") or settings.grpc_cert_file,
+            key_file=chosen.get("key_file") or settings.grpc_key_file,
+            allow_plaintext_beyond_loopback=chosen.get("allow_plaintext_beyond_loopback")
+            or settings.grpc_allow_plaintext_beyond_loopback,
+        )
 
 
 @contextmanager

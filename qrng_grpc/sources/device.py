@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from qrng_grpc.errors import SourceError, StateError
+from qrng_grpc.files import why_unreadable
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources import one_device
 from qrng_grpc.state import NumbersFile
@@ -84,7 +85,7 @@ class DeviceSource:
         try:
             return _Reader(self._path, self._progress_dir)
         except OSError as error:  # no descriptor is left
-            raise SourceError(f"the device cannot be read ({type(error).__name__})") from None
+            raise SourceError(f"the device {why_unreadable(error)}") from None
 
     async def close(self) -> None:
         """End a running read with SourceError and close the device.
@@ -148,7 +149,8 @@ class _Reader:
             self._keep_progress(descriptor)
         except (OSError, StateError) as error:
             self._drop_character_device()
-            raise SourceError(f"the device cannot be read ({type(error).__name__})") from None
+            why = why_unreadable(error) if isinstance(error, OSError) else f"cannot be read ({error.message})"
+            raise SourceError(f"the device {why}") from None
         return gathered
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from qrng_grpc.health_tests import Monitor, Quarantine, QuarantineState, Verdict
 from qrng_grpc.labels import Condition, HealthVerdict, SourceClass
 from qrng_grpc.logs import get_log
 from qrng_grpc.sources import EntropySource
+from qrng_grpc.wording import came_instead
 
 CLOSE_S = 5.0
 """Seconds that a source gets to close."""
@@ -318,7 +319,7 @@ async def exactly(source: EntropySource, size: int, timeout_s: float) -> bytes:
         elif len(data) == size:
             return data
         else:
-            fault = f"the source delivered {len(data)} bytes where {size} were asked for"
+            fault = f"the source delivered {came_instead(len(data), size)}"
     # Raised out here, the error does not carry the other one, whose text may be a stranger's.
     raise SourceError(fault)
 

@@ -46,6 +46,7 @@ from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import SourceError
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass, strictest_class, weakest_class
 from qrng_grpc.sources import EntropySource
+from qrng_grpc.wording import came_instead
 
 MixingStrategy = Literal["none", "concat", "xor", "hkdf"]
 """`none`: every source stands alone, and nothing of this module is needed."""
@@ -459,7 +460,7 @@ class _Feeder:
             if len(data) == size:
                 self._failures, self.fault = 0, None
                 return Leg(data, label, self.bits_per_byte)
-            self._failed(f"the source delivered {len(data)} bytes where {size} were asked for")
+            self._failed(f"the source delivered {came_instead(len(data), size)}")
         return None
 
     def _failed(self, fault: str, wait_s: float = 0.0) -> None:

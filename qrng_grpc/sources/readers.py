@@ -29,6 +29,7 @@ from functools import partial
 from typing import Any
 
 from qrng_grpc.errors import SourceError
+from qrng_grpc.wording import came_instead
 
 Reader = Callable[[bytes, int], bytes]
 """From a body and a size, at least 1, to exactly that many bytes. Raises SourceError."""
@@ -71,7 +72,7 @@ def exactly(data: bytes, size: int) -> bytes:
 
 def _check_count(found: int, size: int) -> None:
     if found != size:
-        raise SourceError(f"the answer holds {found} bytes where {size} were asked for")
+        raise SourceError(f"the answer holds {came_instead(found, size)}")
 
 
 def check_challenge(body: bytes, challenge: str) -> None:

@@ -154,6 +154,10 @@ class GrpcEntropyServer:
         """End the calls of the next `times` requests with `status`, texts and metadata."""
         self._orders.extend([status] * times)
 
+    def fail_no_more(self) -> None:
+        """Forget what `fail_next` and `refuse_next` ordered, as far as no request has come for it."""
+        self._orders.clear()
+
     def answer_late(self) -> None:
         """Let go of all replies held back, now and later."""
         self._late.set()

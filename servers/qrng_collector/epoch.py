@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qrng_grpc.errors import StateError
 from qrng_grpc.state import NumbersFile
+from qrng_grpc.wording import reason_of
 
 
 def next_epoch(state_dir: Path, now_ns: int) -> int:
@@ -41,4 +42,4 @@ def _write(file: NumbersFile, epoch: int, state_dir: Path) -> None:
     try:
         file.write(epoch)
     except OSError as error:
-        raise StateError(f"the epoch cannot be written to {state_dir} ({type(error).__name__})") from None
+        raise StateError(f"the epoch cannot be written to {state_dir} ({reason_of(error)})") from None

@@ -23,12 +23,18 @@ _GRACE_S = 1.0
 async def serving_health(observer: Observer, address: str | None) -> AsyncIterator[str | None]:
     """Serve at `address` while the block runs; yields HOST:PORT with the real port. Without an address, nothing.
 
-    Raises ConfigError when it cannot listen there.
+    Raises ConfigError when it cannot listen there, which health_listen_address says.
     """
     if address is None:
         yield None
         return
-    async with serving_http(_site(observer), address, grace_s=_GRACE_S, max_connections=MAX_CONNECTIONS) as bound:
+    async with serving_http(
+        _site(observer),
+        address,
+        grace_s=_GRACE_S,
+        max_connections=MAX_CONNECTIONS,
+        setting="health_listen_address",
+    ) as bound:
         yield bound
 
 

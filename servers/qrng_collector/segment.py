@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qrng_grpc.errors import StateError
-from qrng_grpc.state import sync_directory
+from qrng_grpc.files import sync_directory, why_unreadable
 
 KEY_BYTES = 32
 MAX_SEGMENT_BYTES = 32 << 20
@@ -254,7 +254,7 @@ def _read_private(path: Path) -> bytes:
             refuse_shared(path, os.fstat(descriptor))
             raw = file.read(MAX_SEGMENT_BYTES + 1)
     except OSError as error:
-        raise StateError(f"{path} cannot be read ({type(error).__name__})") from None
+        raise StateError(f"{path} {why_unreadable(error)}") from None
     if len(raw) > MAX_SEGMENT_BYTES:
         raise damaged(path)
     return raw

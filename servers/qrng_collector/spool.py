@@ -23,7 +23,6 @@ back, is refused.
 from __future__ import annotations
 
 import base64
-import errno
 import json
 import os
 import re
@@ -55,9 +54,11 @@ from qrng_collector.segment import (
 from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel
 from qrng_grpc.clock import Clock
 from qrng_grpc.errors import StateError
+from qrng_grpc.files import UnusableFileError, about, sync_directory, why_unreadable
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.logs import get_log
-from qrng_grpc.state import NumbersFile, state_directory, sync_directory
+from qrng_grpc.state import NumbersFile, state_directory
+from qrng_grpc.wording import reason_of
 
 BLOCK_OVERHEAD_BYTES = 1024
 """More than any block takes in the spool beside its data, its assignment included."""
@@ -372,8 +373,14 @@ def open_spool(
 def read_spool_key(path: Path) -> bytes:
     """Read a spool's key: 32 bytes, as hexadecimal digits or in base64, in a file that is ours, of mode 0600 or 0400.
 
-    Raises ValueError when it is not usable, never with its content.
+    Raises UnusableFileError when it is not usable, never with its content.
     """
+    with about(path):
+        return _key_in(_own_text(path))
+
+
+def _own_text(path: Path) -> bytes:
+    """Return what stands in a file that is ours alone. Raises ValueError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -382,10 +389,9 @@ def read_spool_key(path: Path) -> bytes:
                 raise ValueError("is no regular file")
             if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) not in (0o600, 0o400):
                 raise ValueError("must belong to this user and have mode 0600 or 0400")
-            text = file.read(1024).strip()
+            return file.read(1024).strip()
     except OSError as error:
-        raise ValueError(f"cannot be read ({type(error).__name__})") from None
-    return _key_in(text)
+        raise ValueError(why_unreadable(error)) from None
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -396,8 +402,8 @@ def segment_path(directory: Path, number: int) -> Path:
 def _spool_key(path: Path) -> SpoolKey:
     try:
         return SpoolKey(read_spool_key(path))
-    except ValueError as error:
-        raise StateError(f"{path} {error}") from None
+    except UnusableFileError as error:
+        raise StateError(f"spool_key_file: {error.path}: {error}") from None
 
 
 def _key_in(text: bytes) -> bytes:
@@ -474,8 +480,7 @@ def _keep_first(path: Path, size: int) -> int:
 
 
 def _unwritable(directory: Path, error: OSError) -> StateError:
-    reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
-    return StateError(f"the spool in {directory} cannot be written ({reason})")
+    return StateError(f"the spool in {directory} cannot be written ({reason_of(error)})")
 
 
 def _taking(log: _Log, segment: Segment, path: Path) -> None:

@@ -108,8 +108,8 @@ class Observer:
     def _rates(self) -> list[float]:
         """Return what was disposed of, then what each source delivered, in bytes a second."""
         (then_ns, then), (now_ns, now) = self._noted[0], self._progress()
-        passed_s = (now_ns - then_ns) / NS_PER_S
-        return [round((new - old) / passed_s, 3) if passed_s else 0.0 for old, new in zip(then, now, strict=False)]
+        passed_s = max(1.0, (now_ns - then_ns) / NS_PER_S)  # in the first moment a single block would be a flood
+        return [round((new - old) / passed_s, 3) for old, new in zip(then, now, strict=False)]
 
     def _progress(self) -> _Noted:
         fetched = (view.fetched_bytes for view in self._watched.sources())

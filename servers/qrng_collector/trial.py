@@ -4,8 +4,9 @@ Idea: an operator who connects a source, or has mended one, wants to hear what i
 is pushed. So each source is read as the collector would read it, and what it delivers is used for
 nothing but the test. Nothing is retried: a source that does not answer has not passed.
 
-Without a state directory there is no collector whose place a trial could take; only a source that is to remember how
-far it was read cannot be tried then.
+Whoever tries a source may have neither keys nor a gateway yet, so of a collector's settings only those of its sources
+count. Without a state directory there is no collector whose place a trial could take; only a source that is to
+remember how far it was read cannot be tried then.
 """
 
 from __future__ import annotations
@@ -15,13 +16,41 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from qrng_collector.config import CollectorConfig
 from qrng_collector.sources import make_legs
+from qrng_collector.target import PushTls
 from qrng_grpc.clock import SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import ConfigError, SourceError
+from qrng_grpc.key_settings import KeySettings
+from qrng_grpc.labels import SourceClass
 from qrng_grpc.sources.kinds import KindError
 from qrng_grpc.sources.leg import Leg
 from qrng_grpc.state import state_directory
+from qrng_grpc.wording import counted
+
+
+class TrialConfig(CollectorConfig):
+    """A collector's settings, of which those of its sources count. `state_dir` is by default where `qrng up` has it."""
+
+    unheeded = frozenset(
+        (
+            *KeySettings.model_fields,
+            *PushTls.model_fields,
+            *("collector_id", "pool_id", "pools", "push_url"),
+            *("health_listen_address", "spool_dir", "spool_key_file", "spool_size"),
+        )
+    )
+
+    # What a collector cannot be without.
+    hmac_secret_key: SecretStr | None = SecretStr("a trial signs nothing" * 2)
+    hmac_key_id: str | None = "trial"
+    collector_id: str = "trial"
+    pool_id: str | None = "trial"
+    push_url: str | None = "localhost:1"
+    best_class: SourceClass = SourceClass.QUANTUM
+    state_dir: Path = Path("var/collector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +96,4 @@ async def _try(leg: Leg) -> Trial:
         return Trial(device_id, passed=False, says=f"not tested: {error.message}")
     if verdict.failure is not None:
         return Trial(device_id, passed=False, says=f"failed: {verdict.failure}")
-    return Trial(device_id, passed=True, says=f"passed: {leg.states()[0].fetched_bytes:,} bytes")
+    return Trial(device_id, passed=True, says=f"passed: {counted(leg.states()[0].fetched_bytes, 'byte')}")

@@ -216,8 +216,20 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
         async with (
             _bare(ingest.running()),
             audit.running(),
-            serving_grpc(push_server, config.push_listen_address, grace, tls.push_credentials()) as push_address,
-            serving_grpc(client_server, config.listen_address, grace, tls.client_credentials()) as client_address,
+            serving_grpc(
+                push_server,
+                config.push_listen_address,
+                grace,
+                tls.push_credentials(),
+                setting="push_listen_address",
+            ) as push_address,
+            serving_grpc(
+                client_server,
+                config.listen_address,
+                grace,
+                tls.client_credentials(),
+                setting="listen_address",
+            ) as client_address,
             serving_http(
                 rest,
                 config.rest_listen_address,
@@ -225,6 +237,7 @@ async def serving_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK)
                 max_connections=config.max_connections,
                 tls=tls.rest_context(),
                 max_age_s=tls.rest_age_s,
+                setting="rest_listen_address",
             ) as rest_address,
             _every(TICK_S, tick),
             _every(TICK_S, bounds.look),

@@ -1,7 +1,7 @@
 """The source server, put together.
 
 Idea: `serving_source` names every part once; leaving it is the shutdown order: health goes down and streams end, then
-running calls finish, then the source is closed and one `accounting` line says what became of every byte it gave.
+running calls finish, then the source is closed. At last one `accounting` line says what became of every byte it gave.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ async def run(config: SourceServerConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, server.tap.test_anew)
         get_log().info("source_serves", address=server.address, kind=config.source.kind)
         await stop.wait()
+    _log_accounting(server.tap)
 
 
 @asynccontextmanager
@@ -103,7 +104,6 @@ async def serving_source(
                 yield server
         finally:
             await leg.close()
-            _log_accounting(tap)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from qrng_grpc.chunk import Block
 from qrng_grpc.compat import qr_entropy_pb2, quantum_rng_pb2
 from qrng_source_server.calls import Context, Method, Requests, Room
-from qrng_source_server.tap import Demand, Tap
+from qrng_source_server.tap import DrawSpec, Tap
 
 QR_ENTROPY = "qr_entropy.EntropyService"
 QUANTUM_RNG = "qrng.QuantumRNG"
@@ -41,7 +41,7 @@ class QrEntropyService:
     ) -> AsyncIterator[qr_entropy_pb2.EntropyResponse]:
         """Answer one request, its labels in the trailers."""
         request = await requests.first()
-        block = await self._tap.draw(Demand(request.bytes_needed))
+        block = await self._tap.draw(DrawSpec(request.bytes_needed))
         context.set_trailing_metadata(label_metadata(block))
         yield _qr_entropy_reply(request, block)
 
@@ -50,7 +50,7 @@ class QrEntropyService:
     ) -> AsyncIterator[qr_entropy_pb2.EntropyResponse]:
         """Answer each request in order, until the client half-closes."""
         async for request in requests.each():
-            yield _qr_entropy_reply(request, await self._tap.draw(Demand(request.bytes_needed)))
+            yield _qr_entropy_reply(request, await self._tap.draw(DrawSpec(request.bytes_needed)))
 
 
 class QuantumRngService:
@@ -68,7 +68,7 @@ class QuantumRngService:
     ) -> AsyncIterator[quantum_rng_pb2.RandomResponse]:
         """Answer one request, its labels in the trailers."""
         request = await requests.first()
-        block = await self._tap.draw(Demand(request.num_bytes, "num_bytes"))
+        block = await self._tap.draw(DrawSpec(request.num_bytes, "num_bytes"))
         context.set_trailing_metadata(label_metadata(block))
         yield quantum_rng_pb2.RandomResponse(
             data=bytes(block.data),

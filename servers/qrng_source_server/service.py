@@ -18,7 +18,7 @@ from qrng_grpc.labels import Condition
 from qrng_grpc.v1 import entropy_pb2
 from qrng_grpc.wire import CLASSES, CUSTODIES, PROCESSINGS, VERDICTS, Labels
 from qrng_source_server.calls import Context, Method, Requests, Room
-from qrng_source_server.tap import Demand, Tap
+from qrng_source_server.tap import DrawSpec, Tap
 
 SERVICE = "qrng.v1.EntropyService"
 
@@ -56,7 +56,7 @@ class EntropyService:
     ) -> AsyncIterator[entropy_pb2.GetEntropyResponse]:
         """Answer one request."""
         request = await requests.first()
-        block = await self._tap.draw(_demand(request, request.bytes_needed))
+        block = await self._tap.draw(_spec_of(request, request.bytes_needed))
         yield _reply(entropy_pb2.GetEntropyResponse, request.sequence_id, block)
 
     async def subscribe(
@@ -66,22 +66,22 @@ class EntropyService:
         request = await requests.first()
         if request.total_bytes < 0:
             raise InvalidRequestError("a total is not negative", field="total_bytes")
-        demand = _demand(request, request.bytes_per_message, "bytes_per_message")
-        self._tap.check(demand)
+        spec = _spec_of(request, request.bytes_per_message, "bytes_per_message")
+        self._tap.check(spec)
         left = request.total_bytes or inf
         while left > 0:
-            if left < demand.size:
-                demand = demand._replace(size=int(left))
-            block = await self._tap.draw(demand)
+            if left < spec.size:
+                spec = spec._replace(size=int(left))
+            block = await self._tap.draw(spec)
             yield _reply(entropy_pb2.SubscribeEntropyResponse, request.sequence_id, block)
-            left -= demand.size
+            left -= spec.size
 
     async def stream(
         self, requests: Requests[entropy_pb2.StreamEntropyRequest], _context: Context
     ) -> AsyncIterator[entropy_pb2.StreamEntropyResponse]:
         """Answer each request in order, until the client half-closes."""
         async for request in requests.each():
-            block = await self._tap.draw(_demand(request, request.bytes_needed))
+            block = await self._tap.draw(_spec_of(request, request.bytes_needed))
             yield _reply(entropy_pb2.StreamEntropyResponse, request.sequence_id, block)
 
     async def status(
@@ -107,8 +107,8 @@ def _warning(device_id: str, condition: Condition) -> str:
     return f"the source {device_id} is {condition.value}"
 
 
-def _demand(request: Any, size: int, size_field: str = "bytes_needed") -> Demand:
-    return Demand(
+def _spec_of(request: Any, size: int, size_field: str = "bytes_needed") -> DrawSpec:
+    return DrawSpec(
         size,
         size_field,
         least_class=_stated(CLASSES, request.least_class, "least_class"),

@@ -33,8 +33,8 @@ RETRY_HINT_S = 1.0
 _NS_PER_MS = 1_000_000
 
 
-class Demand(NamedTuple):
-    """What a client asks for. `size_field` is what its request calls the size; `max_age_ms` 0 means any age."""
+class DrawSpec(NamedTuple):
+    """What a client asks of a source. `size_field` is what its request calls the size; `max_age_ms` 0 means any age."""
 
     size: int
     size_field: str = "bytes_needed"
@@ -75,37 +75,37 @@ class Tap:
         (view,) = self._leg.states()
         return view
 
-    def check(self, demand: Demand) -> None:
+    def check(self, spec: DrawSpec) -> None:
         """Refuse what can never be had here.
 
         Raises InvalidRequestError, UnsupportedError, and WeakerSourceError when the source is not of the class asked
         for.
         """
-        if not 1 <= demand.size <= self._limit:
-            raise InvalidRequestError(f"expected 1 to {self._limit} bytes", field=demand.size_field)
-        if demand.max_age_ms < 0:
+        if not 1 <= spec.size <= self._limit:
+            raise InvalidRequestError(f"expected 1 to {self._limit} bytes", field=spec.size_field)
+        if spec.max_age_ms < 0:
             raise InvalidRequestError("an age is not negative", field="max_age_ms")
-        if demand.include_provenance:
+        if spec.include_provenance:
             raise UnsupportedError("there are no chunks here that bytes could come from", field="include_provenance")
-        if demand.processing not in (None, self.label.processing):
+        if spec.processing not in (None, self.label.processing):
             raise UnsupportedError("the bytes are as the source delivers them", field="processing")
-        if demand.least_class is not None and not self.label.source_class.at_least(demand.least_class):
+        if spec.least_class is not None and not self.label.source_class.at_least(spec.least_class):
             raise WeakerSourceError("the source is weaker than the least class asked for")
 
-    async def draw(self, demand: Demand) -> Block:
+    async def draw(self, spec: DrawSpec) -> Block:
         """Return bytes that were measured after this call.
 
         Raises as `check`, LimitError when too many wait, SourceUnavailableError with the seconds to stay away when the
         source does not deliver, and DrainingError when the server ends. Cancelled, it leaves the line, and what was
         being read for it is lost.
         """
-        self.check(demand)
+        self.check(spec)
         if self.waiting >= self._max_waiting:
             raise LimitError("too many requests wait for the source", retry_after_s=RETRY_HINT_S)
         self.waiting += 1
         try:
             async with self._turn:
-                block = await self._measure(demand)
+                block = await self._measure(spec)
         finally:
             self.waiting -= 1
         self.served_bytes += len(block)
@@ -130,15 +130,15 @@ class Tap:
         """Give nothing to those in line, from the next turn on."""
         self._draining = True
 
-    async def _measure(self, demand: Demand) -> Block:
+    async def _measure(self, spec: DrawSpec) -> Block:
         if self._draining:
             raise DrainingError(ENDING)
         try:
-            block = await self._leg.read(demand.size)
+            block = await self._leg.read(spec.size)
         except SourceError as error:
             wait_s = error.retry_after_s or RETRY_HINT_S
         else:
-            self._check_age(block, demand.max_age_ms)
+            self._check_age(block, spec.max_age_ms)
             return block
         # The source's own words stay here: they may be those of a stranger.
         raise SourceUnavailableError("the source does not deliver now", retry_after_s=wait_s)

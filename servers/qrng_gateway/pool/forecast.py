@@ -1,15 +1,20 @@
 """The forecast: how fast bytes come and go, and so how long they last.
 
 Idea: two averages that forget by half every ten seconds, moved on once a second from counters that the pool
-keeps anyway. They answer when a client should come back, and how long the pool lasts if all goes on
-as it does. It is a forecast: nothing is refused because of it.
+keeps anyway. In the first seconds they are averages of the time there was, not of one before in which nothing
+could come. They answer when a client should come back, and how long the pool lasts if all goes on as it does.
+It is a forecast: nothing is refused because of it.
 """
 
 from __future__ import annotations
 
+import math
+
 from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 
 HALF_LIFE_S = 10.0
+LEAST_S = 1.0
+"""A rate is never one of less time, in which a single chunk would make a flood."""
 SOONEST_S = 0.1
 LATEST_S = 60.0
 """The bounds of a hint, in seconds."""
@@ -21,11 +26,21 @@ class Forecast:
     """Bytes per second in and out, as of the last `look`."""
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.inflow = 0.0
-        self.outflow = 0.0
         self._clock = clock
-        self._looked_ns = clock.monotonic_ns()
+        self._started_ns = self._looked_ns = clock.monotonic_ns()
         self._stored = self._served = 0
+        self._in = self._out = 0.0
+        self._weight = _remembered(LEAST_S)
+
+    @property
+    def inflow(self) -> float:
+        """Bytes a second that came lately."""
+        return self._in / self._weight
+
+    @property
+    def outflow(self) -> float:
+        """Bytes a second that went lately."""
+        return self._out / self._weight
 
     def look(self, stored: int, served: int) -> None:
         """Take note of what has come and gone since start, in bytes. Does nothing twice at one time."""
@@ -33,9 +48,10 @@ class Forecast:
         elapsed_s = (now_ns - self._looked_ns) / NS_PER_S
         if elapsed_s <= 0:
             return
-        kept = 0.5 ** (elapsed_s / HALF_LIFE_S)
-        self.inflow = kept * self.inflow + (1 - kept) * (stored - self._stored) / elapsed_s
-        self.outflow = kept * self.outflow + (1 - kept) * (served - self._served) / elapsed_s
+        new = _remembered(elapsed_s)
+        self._in += new * ((stored - self._stored) / elapsed_s - self._in)
+        self._out += new * ((served - self._served) / elapsed_s - self._out)
+        self._weight = _remembered(max(LEAST_S, (now_ns - self._started_ns) / NS_PER_S))
         self._looked_ns, self._stored, self._served = now_ns, stored, served
 
     def seconds_left(self, level: int) -> float | None:
@@ -48,3 +64,8 @@ class Forecast:
         if self.inflow <= 0:
             return UNKNOWN_S
         return min(LATEST_S, max(SOONEST_S, missing / self.inflow))
+
+
+def _remembered(seconds: float) -> float:
+    """Return how much of an average the last `seconds` are: all but what is left of those before."""
+    return 1 - math.exp2(-seconds / HALF_LIFE_S)

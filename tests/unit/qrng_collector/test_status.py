@@ -55,18 +55,26 @@ def test_a_snapshot_is_plain_json() -> None:
 
 
 def test_rates_are_those_of_the_last_minute() -> None:
-    """What was fetched long ago does not count, and no time means no rate."""
+    """What was fetched long ago does not count, nor does time before the start; no time means no rate."""
     lab = Laboratory()
     assert lab.rate() == 0
     for _ in range(30):
         lab.fetched += 100
         lab.clock.advance(1)
         lab.observer.tick()
-    assert lab.rate() == 100
+        assert lab.rate() == 100
     for _ in range(RATE_WINDOW_S + 1):
         lab.clock.advance(1)
         lab.observer.tick()
     assert lab.rate() == 0
+
+
+def test_the_first_moment_is_no_flood() -> None:
+    """What was fetched in the first tenth of a second is not taken for a tenth of what a second brings."""
+    lab = Laboratory()
+    lab.fetched += 100
+    lab.clock.advance(0.1)
+    assert lab.rate() == 100
 
 
 def test_ready_needs_a_source_and_a_pool() -> None:

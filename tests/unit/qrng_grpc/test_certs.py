@@ -153,6 +153,16 @@ def test_what_is_no_authority_does_not_sign(tmp_path: Path, authority: Authority
         assert "nothing of use" not in str(caught.value)
 
 
+@pytest.mark.parametrize("missing", ["ca.pem", "ca.key"])
+def test_an_authority_that_is_not_there_is_told_in_words(tmp_path: Path, authority: Authority, missing: str) -> None:
+    """By the file that is missing."""
+    authority.issued.save(tmp_path / "ca.pem", tmp_path / "ca.key")
+    (tmp_path / missing).unlink()
+    with pytest.raises(StateError) as refusal:
+        Authority.load(tmp_path / "ca.pem", tmp_path / "ca.key")
+    assert refusal.value.message == f"{tmp_path / missing} cannot be read (No such file or directory)"
+
+
 def test_a_key_does_not_show(authority: Authority) -> None:
     """A certificate and key can be printed without giving the key away."""
     assert "PRIVATE" not in repr(authority.issued)

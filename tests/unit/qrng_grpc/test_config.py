@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, Validati
 
 from qrng_grpc.config import Settings, host_and_port, is_loopback, load
 from qrng_grpc.errors import ConfigError
+from qrng_grpc.hardening import LockMemory
 from qrng_grpc.tls import read_chain, read_key
 
 PREFIX = "QRNG_TEST_"
@@ -496,6 +498,44 @@ def test_names_are_those_that_were_written(tmp_path: Path, layers: dict[str, Any
     (mistake,) = refusal.value.mistakes
     assert mistake.startswith(told.format(PREFIX))
     assert "goes with" not in mistake or mistake.endswith("not x/cert_file or cert_file.pem")
+
+
+class Shade(Enum):
+    LIGHT = "light"
+    DARK = "dark"
+
+
+class Wordy(Settings):
+    """Settings of which each is one of a few words."""
+
+    engine: Literal["fast", "plain"] = "plain"
+    memory: LockMemory = "try"
+    shade: Shade | None = None
+    loud: bool = False
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("engine", "fast or plain"),
+        ("memory", "try, require or off"),
+        ("shade", "light or dark"),
+        ("loud", "true or false"),
+    ],
+)
+@pytest.mark.parametrize("value", ["slow", "[7]"])
+def test_a_wrong_word_is_answered_with_the_right_ones(tmp_path: Path, name: str, words: str, value: str) -> None:
+    """A setting that takes a few words tells them, in a variable and in YAML, and nothing of the value."""
+    assert mistakes_of(Wordy, {f"{PREFIX}{name.upper()}": value}) == (f"{PREFIX}{name.upper()}: expected {words}",)
+    yaml_file = written(tmp_path / "c.yaml", f"{name}: {value}\n")
+    assert mistakes_of(Wordy, yaml_file=yaml_file) == (f"{name}: expected {words}",)
+
+
+def test_memory_may_be_off_in_yaml_too(tmp_path: Path) -> None:
+    """YAML reads off as false, which is no other word than the one that was written."""
+    yaml_file = written(tmp_path / "c.yaml", "memory: off\n")
+    assert load(Wordy, prefix=PREFIX, environ={}, yaml_file=yaml_file).memory == "off"
+    assert mistakes_of(Wordy, yaml_file=written(yaml_file, "memory: on\n")) == ("memory: expected try, require or off",)
 
 
 def test_mistakes_that_show_later_are_spelt_alike(tmp_path: Path) -> None:

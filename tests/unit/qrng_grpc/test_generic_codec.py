@@ -179,7 +179,7 @@ def test_class_of_our_own_service() -> None:
 def test_default_values_may_be_left_out() -> None:
     """A reply without its data holds none, and one without its echo repeats 0, as proto3 has it."""
     assert decode_reply(ECHOING, b"", size=0, echo=0).data == b""
-    with pytest.raises(MalformedReplyError, match="0 bytes where 1 were"):
+    with pytest.raises(MalformedReplyError, match="0 bytes where 1 was"):
         decode_reply(PLAIN, b"", size=1)
     with pytest.raises(MalformedReplyError, match="another number"):
         decode_reply(ECHOING, b"\x0a\x01x", size=1, echo=7)
@@ -188,7 +188,7 @@ def test_default_values_may_be_left_out() -> None:
 @pytest.mark.parametrize("size", [0, 3, 5, 1 << 20])
 def test_length_is_exact(size: int) -> None:
     """Data of any other length than asked for are refused."""
-    with pytest.raises(MalformedReplyError, match=f"4 bytes where {size} were asked for"):
+    with pytest.raises(MalformedReplyError, match=f"4 bytes where {size:,} were asked for"):
         decode_reply(PLAIN, bytes_field(1, b"abcd"), size=size)
 
 

@@ -294,10 +294,28 @@ def test_cutting_the_chunk_out_of_a_request_changes_no_outcome(
             assert outcome(wire.decode_push_request, serialised, DecodeError) == cut
 
 
+@pytest.mark.parametrize("depth", [1, 98, 99, 100, 101, 102])
+@pytest.mark.parametrize("read", [wire.decode_push_request, wire.decode_chunk])
+def test_groups_may_be_nested_as_deep_as_protobuf_allows(read: Callable[[bytes], Any], depth: int) -> None:
+    """What this version does not know is refused when it is nested too deep, wherever reading it begins."""
+    groups = b"\x7b" * depth + b"\x7c" * depth  # field 15
+    if read is wire.decode_chunk:
+        serialised, error = message().SerializeToString() + groups, wire.MalformedChunkError
+    else:
+        signed = chunk_pb2.SignedChunk(chunk=b"chunk", key_id="k", signature=b"s").SerializeToString() + groups
+        # A message and bytes are one thing on the wire, and bytes may hold anything.
+        serialised, error = chunk_pb2.SignedChunk(chunk=signed).SerializeToString(), DecodeError
+    cut = outcome(read, serialised, error)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_BEFORE_DATA", NEVER)
+        patch.setattr(wire, "_BEFORE_CHUNK", NEVER)
+        assert outcome(read, serialised, error) == cut
+
+
 def test_data_is_not_copied() -> None:
-    """What a chunk carries is a view of the request it came in."""
+    """What a chunk carries is a view of the request it came in, whoever signed it."""
     chunk = message()
-    signed = chunk_pb2.SignedChunk(chunk=chunk.SerializeToString(), key_id="k", signature=b"s")
+    signed = chunk_pb2.SignedChunk(chunk=chunk.SerializeToString(), key_id="k" * 64, signature=bytes(64))
     request = push_pb2.PushChunksRequest(signed_chunk=signed).SerializeToString()
     decoded = wire.decode_chunk(wire.decode_push_request(request).chunk)
     assert isinstance(decoded, Chunk)

@@ -32,6 +32,31 @@ def test_it_says_when_so_many_bytes_will_have_come():
     assert forecast.seconds_until(10**9) == LATEST_S
 
 
+@pytest.mark.parametrize("seconds", [1, 2, 5, 30])
+def test_rates_are_right_from_the_first_second(seconds: int) -> None:
+    """What comes and goes evenly since the start is told as it is, however short that is ago."""
+    forecast = looked(ManualClock(), stored=1000, served=400, seconds=seconds)
+    assert (forecast.inflow, forecast.outflow) == (pytest.approx(1000), pytest.approx(400))
+
+
+def test_the_first_moment_is_no_flood() -> None:
+    """What came in the first tenth of a second is not taken for a tenth of what a second brings."""
+    clock = ManualClock()
+    forecast = Forecast(clock)
+    clock.advance(0.1)
+    forecast.look(1000, 0)
+    assert 900 < forecast.inflow <= 1100
+
+
+def test_old_rates_are_forgotten() -> None:
+    """Ten seconds after the last byte came, half of the rate is left."""
+    clock = ManualClock()
+    forecast = looked(clock, stored=1000, served=0)
+    clock.advance(10)
+    forecast.look(120 * 1000, 0)
+    assert forecast.inflow == pytest.approx(500, rel=0.01)
+
+
 def test_it_does_not_pretend_to_know():
     """While nothing has arrived the hint is a second."""
     assert Forecast(ManualClock()).seconds_until(10**6) == UNKNOWN_S

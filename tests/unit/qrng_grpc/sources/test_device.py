@@ -60,7 +60,7 @@ async def test_without_a_descriptor_left_a_read_fails_and_the_next_one_may_not()
     for room in range(2):
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, hard))
         try:
-            with pytest.raises(SourceError, match="OSError"):
+            with pytest.raises(SourceError, match="Too many open files"):
                 await source.read(16)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -143,9 +143,9 @@ async def test_concurrent_reads_take_turns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing", "."])
 async def test_what_cannot_be_read_is_told(tmp_path: Path, name: str) -> None:
-    """A path that is not there or a directory is a SourceError that names the kind of fault."""
+    """A path that is not there or a directory is a SourceError that says so in words."""
     source = source_of(tmp_path / name)
-    with pytest.raises(SourceError, match=r"FileNotFoundError|IsADirectoryError"):
+    with pytest.raises(SourceError, match=r"\(No such file or directory\)|\(Is a directory\)"):
         await source.read(1)
     await source.close()
 
@@ -154,25 +154,28 @@ async def test_device_that_appears_later_is_read(tmp_path: Path) -> None:
     """A device that was missing is opened by the next read."""
     path = tmp_path / "late"
     source = source_of(path)
-    with pytest.raises(SourceError, match="FileNotFoundError"):
+    with pytest.raises(SourceError, match=r"\(No such file or directory\)"):
         await source.read(1)
     path.write_bytes(b"x")
     assert await source.read(1) == b"x"
     await source.close()
 
 
-async def test_device_that_is_unplugged_is_told() -> None:
+async def test_device_that_is_unplugged_is_told(tmp_path: Path) -> None:
     """A device that goes away is a SourceError, and later reads look for it anew."""
     master, slave = os.openpty()
     tty.setraw(slave)
-    source = source_of(Path(os.ttyname(slave)))
+    path = tmp_path / "device"
+    path.symlink_to(os.ttyname(slave))
+    source = source_of(path)
     os.write(master, b"abc")
     assert await source.read(3) == b"abc"
     os.close(slave)
     os.close(master)
-    with pytest.raises(SourceError, match=r"cannot be read \(OSError\)|ended"):
+    path.unlink()  # the terminal it led to may be somebody else's by now
+    with pytest.raises(SourceError, match=r"cannot be read \(Input/output error\)|ended"):
         await source.read(1)
-    with pytest.raises(SourceError, match="FileNotFoundError"):
+    with pytest.raises(SourceError, match=r"\(No such file or directory\)"):
         await source.read(1)
     await source.close()
 

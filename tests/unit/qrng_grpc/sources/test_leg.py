@@ -484,4 +484,4 @@ async def test_a_silent_or_short_source_fails() -> None:
     silent = leg_of(Silent(SeededStream(1)), ManualClock(), timeout_s=0.01)
     assert (await failure_of(silent)).message == "the source did not answer in time"
     short = leg_of(Short(SeededStream(1)), ManualClock())
-    assert (await failure_of(short)).message == "the source delivered 1023 bytes where 1024 were asked for"
+    assert (await failure_of(short)).message == "the source delivered 1,023 bytes where 1,024 were asked for"
