@@ -39,13 +39,14 @@ from qrng_client import AsyncEntropyClient
 from qrng_client.status import Accounting
 from qrng_collector import config as collector_config
 from qrng_gateway import config as gateway_config
-from qrng_grpc.chunk import Block, BlockLabel, Chunk, Identity
+from qrng_grpc.chunk import MAX_CHUNK_BYTES, Block, BlockLabel, Chunk, Identity
 from qrng_grpc.keys import KeyRecord
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.state import NumbersFile
 from qrng_grpc.v1.chunk_pb2 import SignedChunk
 from qrng_grpc.v1.push_pb2 import PushChunksRequest, PushChunksResponse
 from qrng_grpc.wire import encode_chunk
+from tests.waiting import until
 
 PUSH_METHOD = "/qrng.v1.PushService/PushChunks"
 CHUNK_BYTES = 1024
@@ -84,10 +85,15 @@ class Program:
 
     async def event(self, name: str) -> dict[str, Any]:
         """Wait until it has logged `name`, and return the first such event."""
-        while not (found := [event for event in self.events if event["event"] == name]):
-            if self._listening.done():
-                raise AssertionError(f"the {self.name} ended without {name}: {self.events} {self.words}")
-            await asyncio.sleep(0.005)
+        found: list[dict[str, Any]] = []
+
+        def is_logged() -> bool:
+            ended = self._listening.done()
+            found.extend(event for event in self.events if event["event"] == name)
+            assert found or not ended, f"the {self.name} ended without {name}: {self.events} {self.words}"
+            return bool(found)
+
+        await until(is_logged)
         return found[0]
 
     @property
@@ -293,17 +299,22 @@ class Laboratory:
 
     async def settled(self, condition: Callable[[Accounting], bool]) -> Accounting:
         """Ask the gateway for its accounting until `condition` holds of it; the test's time limit bounds that."""
+        looks: list[Accounting] = []
         async with self.client() as client:
-            while not condition(accounting := (await client.status()).accounting):  # noqa: ASYNC110 - of a process
-                await asyncio.sleep(0.01)
-            return accounting
+
+            async def holds() -> bool:
+                looks.append((await client.status()).accounting)
+                return condition(looks[-1])
+
+            await until(holds)
+        return looks[-1]
 
     async def read_all(self) -> bytes:
         """Read whatever the pool holds, until it is empty."""
         parts = []
         async with self.client() as client:
             while pooled := (await client.status()).pooled_bytes:
-                parts.append((await client.get(pooled)).data)
+                parts.append((await client.get(min(pooled, MAX_CHUNK_BYTES))).data)
         return b"".join(parts)
 
     def signed(self, data: bytes, *, epoch: int, sequence: int, captured_ns: int | None = None) -> bytes:

@@ -13,11 +13,14 @@ from qrng_grpc.chunk import Chunk, Heartbeat, Identity
 from qrng_grpc.testing.relay import RecordedCall, Relay
 from qrng_grpc.v1.push_pb2 import PushChunksRequest
 from qrng_grpc.wire import decode_chunk
-from tests.programs import Laboratory
+from tests.ledger import Ledger
+from tests.programs import Laboratory, Program
 
 FOREVER_NS = 1 << 63
-ROOMY = 8 << 20
-"""A queue that does not overflow while a gateway starts, however slowly; bytes never sent are another test's."""
+ROOMY: dict[str, Any] = {"buffer_size": 64 << 20, "flush_timeout": 60}
+"""A queue that does not overflow while a gateway starts, and is flushed, however slowly; losses are another test's."""
+WIDE: dict[str, Any] = {"buffer_size": 64 << 20}
+"""A pool that does not overflow, however long nobody reads it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ async def stopped_mid_push(lab: Laboratory, relay: Relay, *, stored_bytes: int, 
 
 def before_start(books: Accounting) -> int:
     return books.refused_bytes.get("before_start", 0)
+
+
+async def ledger_of(*seeds: int, read_by: Program, captured: int) -> Ledger:
+    """Return the ledger of collectors that read the streams of `seeds`, `captured` bytes at most of each.
+
+    `read_by` is one of them; what a stream begins with was used up by its start-up test, as by those of the others.
+    """
+    used: int = (await read_by.event("source_trusted"))["start_up_bytes"]
+    return Ledger(*seeds, stream_bytes=used + captured)
 
 
 def identities(calls: list[RecordedCall]) -> list[tuple[int, int]]:

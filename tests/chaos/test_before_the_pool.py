@@ -21,15 +21,13 @@ from tests.chaos.books import (
     check_gateway_line,
     check_not_sent_again,
     check_running_books,
+    ledger_of,
     sent_chunks,
     stopped_mid_push,
     taken,
 )
-from tests.ledger import Ledger
 from tests.programs import CHUNK_BYTES, Laboratory, free_address
 
-STREAM_BYTES = 8 << 20
-"""More than a collector fetches in one test."""
 SOME = 64 * CHUNK_BYTES
 """More than it takes until bytes are set aside."""
 PORTION_BYTES = 256
@@ -58,7 +56,7 @@ async def test_a_gateway_killed_while_it_sets_aside(lab: Laboratory, settings: d
     async with (
         relaying(free_address(), lab.push_address) as relay,
         lab.gateway(**reservoir) as first,
-        lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as collector,
+        lab.collector(mock_seed=1, push_url=relay.address, **ROOMY) as collector,
     ):
         await lab.settled(lambda books: books.pooled_bytes > 0 and books.set_aside_bytes > 0)
         served = await lab.read_all()
@@ -85,7 +83,8 @@ async def test_a_gateway_killed_while_it_sets_aside(lab: Laboratory, settings: d
         assert 0 < set_aside <= stored // 100
     assert (second.accounting["conditioned"] > 0) is (settings == SHA256)
     if not settings:
-        Ledger(1, stream_bytes=STREAM_BYTES).check_once(served)
+        ledger = await ledger_of(1, read_by=collector, captured=collector.accounting["captured"])
+        ledger.check_once(served)
     elif settings == SHA256:
         made = list(pieces(served))
         assert len(set(made)) == len(made), "an output was served twice"

@@ -18,10 +18,19 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource, ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.testing.relay import relaying
-from tests.chaos.books import ROOMY, check_collector_line, check_gateway_line, check_not_sent_again, replay
-from tests.integration.fronts import until
+from tests.chaos.books import (
+    ROOMY,
+    check_collector_line,
+    check_gateway_line,
+    check_not_sent_again,
+    distinct_bytes,
+    ledger_of,
+    replay,
+    sent_bytes,
+)
 from tests.ledger import Ledger
 from tests.programs import CHUNK_BYTES, PUSH_METHOD, Laboratory, disposed_count, free_address
+from tests.waiting import until
 
 AHEAD_S = 3
 
@@ -55,6 +64,7 @@ def collector_config(gateway: RunningGateway, push_url: str, state_dir: Path, **
         "push_url": push_url,
         "push_interval": 0.02,
         "retry_policy": RetryPolicy(initial_s=0.02, maximum_s=0.1),
+        "flush_timeout": 60,
         "state_dir": state_dir,
     }
     return CollectorConfig(**{**common, **settings})
@@ -137,7 +147,7 @@ async def test_a_pool_that_stays_full_under_backpressure(tmp_path: Path, limit: 
     source, served = LedgerSource(seed=1), b""
     settings: dict[str, Any] = {"best_class": SourceClass.SIMULATED, "overflow": "backpressure", "buffer_size": 1 << 20}
     async with running_gateway(**settings) as gateway:
-        large = {"fetch_chunk_size": 16 * CHUNK_BYTES}
+        large = {"fetch_chunk_size": 16 * CHUNK_BYTES, "flush_timeout": 0.2}
         async with (
             relaying(free_address(), gateway.push_address) as relay,
             collecting(
@@ -153,6 +163,7 @@ async def test_a_pool_that_stays_full_under_backpressure(tmp_path: Path, limit: 
             stored_when_full = pool.counters.stored
             served += (await client.get(1 << 19)).data
             await until(lambda: pool.counters.stored > stored_when_full)
+        async with AsyncEntropyClient(gateway.client_address, api_key=gateway.api_key) as client:
             while pool.level:
                 served += (await client.get(min(pool.level, 1 << 20))).data
     Ledger(1, stream_bytes=source.delivered_bytes).check_once(served)
@@ -168,11 +179,11 @@ async def test_an_epoch_below_the_mark(lab: Laboratory) -> None:
     """
     async with relaying(free_address(), lab.push_address) as relay, lab.gateway() as first:
         lab.put_epoch(1 << 62)
-        async with lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as ahead:
+        async with lab.collector(mock_seed=1, push_url=relay.address, **ROOMY) as ahead:
             await lab.settled(lambda books: books.stored_bytes > 0)
             assert await ahead.end() == 0
         lab.delete_epoch()
-        async with lab.collector(mock_seed=2, push_url=relay.address, buffer_size=ROOMY) as collector:
+        async with lab.collector(mock_seed=2, push_url=relay.address, **ROOMY) as collector:
             at_hold, held_from = await lab.accounting(), len(relay.calls)
             # A relay that still writes when a call ends may hear INTERNAL of its own making, so not every call tells.
             await until(lambda: "FAILED_PRECONDITION" in [call.status for call in relay.calls[held_from:]])
@@ -189,7 +200,7 @@ async def test_an_epoch_below_the_mark(lab: Laboratory) -> None:
                 served += await lab.read_all()
                 assert await second.end() == 0
     assert replayed.stored_bytes == 0
-    Ledger(1, 2, stream_bytes=8 << 20).check_once(served)
+    (await ledger_of(1, 2, read_by=ahead, captured=distinct_bytes(relay.calls))).check_once(served)
     for gateway in (first, second):
         check_gateway_line(gateway.accounting)
     for program in (ahead, collector):
@@ -217,12 +228,17 @@ async def test_a_gateway_that_drains(lab: Laboratory) -> None:
 
 async def test_a_collector_without_a_gateway_ends_politely(lab: Laboratory) -> None:
     """On SIGTERM a collector whose gateway has gone gives up its flush, counts what is left and exits with 0."""
-    async with lab.gateway() as gateway, lab.collector(flush_timeout=0.1) as collector:
-        stored = (await lab.settled(lambda books: books.stored_bytes > 0)).stored_bytes
+    async with (
+        relaying(free_address(), lab.push_address) as relay,
+        lab.gateway() as gateway,
+        lab.collector(push_url=relay.address, flush_timeout=0.1) as collector,
+    ):
+        await until(lambda: "OK" in relay.statuses and not relay.calls[-1].over)
+        heard = sent_bytes([call for call in relay.calls[:-1] if call.status == "OK"])
         assert await gateway.end() == 0
         assert await collector.end() == 0
     books = collector.accounting
     check_gateway_line(gateway.accounting)
     check_collector_line(books)
     assert books["queued"] == 0
-    assert stored <= books["disposed"] <= gateway.accounting["stored"] <= books["disposed"] + books["in_doubt"]
+    assert 0 < heard <= books["disposed"] <= gateway.accounting["stored"] <= books["disposed"] + books["in_doubt"]

@@ -22,7 +22,7 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import ManualClock, ScriptedSource
 from qrng_grpc.v1.push_pb2 import PushChunksResponse
 from tests.chaos.raw_gateway import Header, Reply, answer, goaway, raw_gateway, refusal, reset
-from tests.integration.fronts import until
+from tests.waiting import until
 
 CHUNKS, CHUNK_BYTES = 3, 64
 HOSTILE = "HOSTILE"

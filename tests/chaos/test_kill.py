@@ -11,21 +11,23 @@ import pytest
 from qrng_grpc.testing.relay import relaying
 from tests.chaos.books import (
     ROOMY,
+    WIDE,
     before_start,
     check_collector_line,
     check_gateway_line,
     check_not_sent_again,
+    distinct_bytes,
     identities,
+    ledger_of,
     replay,
     sent_bytes,
     stopped_mid_push,
     taken,
 )
-from tests.ledger import WORD_BYTES, Ledger
+from tests.ledger import WORD_BYTES
 from tests.programs import CHUNK_BYTES, Laboratory, free_address
+from tests.waiting import until
 
-STREAM_BYTES = 8 << 20
-"""More than a collector fetches in one test."""
 ON_THE_WAY = 5
 """Chunks that a call has delivered when somebody dies."""
 SOME = 16 * CHUNK_BYTES
@@ -40,8 +42,8 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
     """
     async with (
         relaying(free_address(), lab.push_address) as relay,
-        lab.gateway() as first,
-        lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as collector,
+        lab.gateway(**WIDE) as first,
+        lab.collector(mock_seed=1, push_url=relay.address, **ROOMY) as collector,
     ):
         await lab.settled(lambda books: books.pooled_bytes >= SOME)
         served = await lab.read_all()
@@ -51,7 +53,7 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
         recorded, recorded_bytes = identities(relay.calls), sent_bytes(relay.calls)
         if state == "deleted":
             lab.delete_gateway_state()
-        async with lab.gateway() as second:
+        async with lab.gateway(**WIDE) as second:
             early = await replay(lab, relay.calls)
             relay.go_on()
             await lab.settled(lambda books: books.stored_bytes >= SOME)
@@ -68,9 +70,9 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
         assert (early.duplicates, early.before_start_bytes) == (0, recorded_bytes)
     assert late.duplicates == len(identities(relay.calls))
     check_not_sent_again(relay.calls)
-    Ledger(1, stream_bytes=STREAM_BYTES).check_once(served)
 
     books = collector.accounting
+    (await ledger_of(1, read_by=collector, captured=books["captured"])).check_once(served)
     check_collector_line(books)
     check_gateway_line(second.accounting)
     assert books["in_doubt"] == books["dropped_at_shutdown"] == 0
@@ -84,19 +86,21 @@ async def test_a_gateway_killed_mid_push(lab: Laboratory, state: str) -> None:
 
 async def test_a_collector_killed_mid_push(lab: Laboratory) -> None:
     """A collector that comes back begins a higher epoch; what it had sent stands, and its old calls are refused."""
-    async with relaying(free_address(), lab.push_address) as relay, lab.gateway() as gateway:
-        async with lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as first:
+    async with relaying(free_address(), lab.push_address) as relay, lab.gateway(**WIDE) as gateway:
+        async with lab.collector(mock_seed=1, push_url=relay.address, **ROOMY) as first:
             at_kill = await stopped_mid_push(lab, relay, stored_bytes=SOME, messages=ON_THE_WAY)
             await first.kill()
         old_calls = list(relay.calls)
+        await until(lambda: all(call.over for call in old_calls))
         early = await replay(lab, old_calls)
         relay.go_on()
-        async with lab.collector(mock_seed=2, push_url=relay.address, buffer_size=ROOMY) as second:
+        async with lab.collector(mock_seed=2, push_url=relay.address, **ROOMY) as second:
             await lab.settled(lambda books: books.stored_bytes >= at_kill.stored_bytes + SOME)
             assert await second.end() == 0
         new_calls = relay.calls[len(old_calls) :]
         late, later = await replay(lab, new_calls), await replay(lab, old_calls)
-        places = Ledger(1, 2, stream_bytes=STREAM_BYTES).check_once(await lab.read_all())
+        ledger = await ledger_of(1, 2, read_by=first, captured=distinct_bytes(relay.calls))
+        places = ledger.check_once(await lab.read_all())
         assert await gateway.end() == 0
 
     assert (await second.event("collecting"))["epoch"] > (await first.event("collecting"))["epoch"]
@@ -121,7 +125,7 @@ async def test_a_gateway_restarted_politely(lab: Laboratory) -> None:
     """SIGTERM loses nobody's count: what the pool held is dropped and counted, and old calls stay duplicates."""
     async with (
         relaying(free_address(), lab.push_address) as relay,
-        lab.collector(mock_seed=1, push_url=relay.address, buffer_size=ROOMY) as collector,
+        lab.collector(mock_seed=1, push_url=relay.address, **ROOMY) as collector,
     ):
         async with lab.gateway() as first:
             await lab.settled(lambda books: books.stored_bytes >= SOME)
@@ -130,7 +134,8 @@ async def test_a_gateway_restarted_politely(lab: Laboratory) -> None:
             await lab.settled(lambda books: books.stored_bytes >= SOME)
             assert await collector.end() == 0
             replayed = await replay(lab, relay.calls)
-            Ledger(1, stream_bytes=STREAM_BYTES).check_once(await lab.read_all())
+            ledger = await ledger_of(1, read_by=collector, captured=collector.accounting["captured"])
+            ledger.check_once(await lab.read_all())
             assert await second.end() == 0
 
     assert (replayed.stored_bytes, replayed.refusals) == (0, [])

@@ -43,6 +43,8 @@ async def test_up_comes_back_after_a_kill(lab: Laboratory, tmp_path: Path) -> No
         "QRNG_GATEWAY_REST_LISTEN_ADDRESS": lab.rest_address,
         # The orphans drain side by side, so the collector flushes to a gateway that is gone.
         "QRNG_COLLECTOR_FLUSH_TIMEOUT": "0.2",
+        # The first bytes may be asked for before they are there.
+        "QRNG_GATEWAY_MAX_WAIT": "60",
     }
     sets = [argument for item in settings.items() for argument in ("--set", "=".join(item))]
     arguments = ("up", "--var", str(tmp_path / "var"), *sets)

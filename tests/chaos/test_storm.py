@@ -18,6 +18,7 @@ from tests.chaos.books import check_not_sent_again
 from tests.chaos.books import replay as replay_alone
 from tests.chaos.site import Feed, Gate, Site, whole_site
 from tests.ledger import Ledger
+from tests.waiting import until
 
 ROUNDS = 12
 REPLAYED = 3
@@ -59,8 +60,7 @@ async def moment_comes(gate: Gate, rng: Random) -> None:
         await relay.stopped.wait()
         return
     last = relay.messages + rng.randrange(30)
-    while relay.messages < last:  # noqa: ASYNC110 - nothing announces it
-        await asyncio.sleep(0.001)
+    await until(lambda: relay.messages >= last)
 
 
 async def strike(site: Site, rng: Random) -> list[Gate | Feed]:

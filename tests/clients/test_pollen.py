@@ -7,7 +7,7 @@ import json
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
@@ -15,12 +15,14 @@ import pytest
 
 from qrng_collector.app import collecting
 from qrng_collector.config import ENV_PREFIX, CollectorConfig
-from qrng_grpc.config import load
+from qrng_grpc.config import host_and_port, load
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1 import entropy_pb2, labels_pb2
 from qrng_grpc.v1.entropy_pb2_grpc import EntropyServiceStub
 from tests.clients.programs import started
+from tests.programs import free_address
+from tests.waiting import until
 
 SYSTEM_LOGS = tuple(Path(path) for path in ("/dev/log", "/var/run/syslog", "/var/run/log"))
 """Where a program of Go looks for the system's log. pollen ends when there is none."""
@@ -52,32 +54,25 @@ def installed() -> str:
     return shutil.which("pollen") or pytest.skip("pollen is not installed: `apt-get install pollen`")
 
 
-def free_port() -> int:
-    """Return a port that nobody listened on a moment ago; pollen does not tell which one it would pick."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        return int(taken.getsockname()[1])
-
-
 @asynccontextmanager
 async def pollen(path: str) -> AsyncIterator[str]:
     """Run pollen on urandom. Yields its URL."""
-    port = free_port()
+    address = free_address()  # pollen does not tell which port it would pick
+    host, port = host_and_port(address)
     arguments = ("-http-port", str(port), "-https-port", "", "-device", "/dev/urandom")
     async with started(path, *arguments, env={}) as process:
-        async with asyncio.timeout(20):
-            while not await _listens(port):
-                assert process.returncode is None, "pollen ended"
-                await asyncio.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
 
+        async def listens() -> bool:
+            assert process.returncode is None, "pollen ended"
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except ConnectionRefusedError:
+                return False
+            writer.close()
+            return True
 
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except ConnectionRefusedError:
-        return False
-    writer.close()
-    return True
+        await until(listens)
+        yield f"http://{address}"
 
 
 def config_of(gateway: RunningGateway, state_dir: Path, url: str) -> CollectorConfig:
@@ -111,12 +106,12 @@ async def test_pollen_is_a_source(installed: str, tmp_path: Path) -> None:
     """What pollen hands out, each answer proved to be to our challenge, is tested, pushed and served."""
     async with (
         pollen(installed) as url,
-        running_gateway(best_class=SourceClass.OPERATING_SYSTEM) as gateway,
+        running_gateway(best_class=SourceClass.OPERATING_SYSTEM, max_wait=60) as gateway,
         collecting(config_of(gateway, tmp_path, url)),
         grpc.aio.insecure_channel(gateway.client_address) as channel,
     ):
         reply = await EntropyServiceStub(channel).GetEntropy(
-            entropy_pb2.GetEntropyRequest(bytes_needed=512), metadata=(("api-key", gateway.api_key),), timeout=20
+            entropy_pb2.GetEntropyRequest(bytes_needed=512), metadata=(("api-key", gateway.api_key),)
         )
     assert (len(reply.data), reply.device_id) == (512, "pollen-1")
     assert reply.source_class == labels_pb2.SOURCE_CLASS_OPERATING_SYSTEM

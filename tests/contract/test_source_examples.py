@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from qrng_collector.config import ENV_PREFIX, CollectorConfig
 from qrng_collector.sources import make_readers
 from qrng_grpc.certs import Authority
-from qrng_grpc.config import load
+from tests.collector_settings import loaded
 
 TEXT = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
-REQUIRED = {
-    "HMAC_SECRET_KEY": "0123456789abcdef0123456789abcdef",
-    "HMAC_KEY_ID": "k1",
-    "COLLECTOR_ID": "lab",
-    "POOL_ID": "pool",
-    "BEST_CLASS": "quantum",
-    "PUSH_URL": "127.0.0.1:50052",
-    "STATE_DIR": "state",
-}
 
 
 def examples() -> list[dict[str, Any]]:
@@ -53,8 +42,7 @@ def with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_example_is_accepted(entry: dict[str, Any], tmp_path: Path) -> None:
     """Each would start, given its files and a whole fingerprint."""
     entry = entry | ({"fingerprint": "00" * 32} if "fingerprint" in entry else {})
-    environ = {ENV_PREFIX + name: value for name, value in (REQUIRED | {"SOURCES": json.dumps([entry])}).items()}
-    (reader,) = make_readers(load(CollectorConfig, prefix=ENV_PREFIX, environ=environ), tmp_path)
+    (reader,) = make_readers(loaded(entry), tmp_path)
     await reader.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import get_args
 
@@ -11,6 +12,7 @@ import pytest
 from qrng_gateway.engines import EngineName
 from qrng_grpc.testing.gateway import EVERYWHERE, running_gateway
 from tests.integration.fronts import Front, open_front
+from tests.waiting import LetPass
 
 ENGINES = get_args(EngineName)
 
@@ -34,3 +36,17 @@ async def front() -> AsyncIterator[Front]:
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
+
+
+@pytest.fixture
+async def let_pass(monkeypatch: pytest.MonkeyPatch) -> LetPass:
+    """Time that passes at once: nobody has to wait for it, and a machine that is slow comes too late for nothing."""
+    loop = asyncio.get_running_loop()
+    really, ahead_s = loop.time, 0.0
+
+    def passing(seconds: float) -> None:
+        nonlocal ahead_s
+        ahead_s += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: really() + ahead_s)
+    return passing

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -112,6 +111,16 @@ async def refused(call: Any) -> Refusal:
     return refusal_of(caught.value)
 
 
+async def refused_in_time(begin: Callable[[], Any]) -> Refusal:
+    """Return how a call was refused before its deadline; begun again where this machine let the deadline pass."""
+    while True:
+        try:
+            await begin()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                return refusal_of(error)
+
+
 def pushback_beside(retry_s: float, *, passed_on: bool = False) -> str | None:
     """Return the push-back trailer of a refusal that says to come back in `retry_s`.
 
@@ -128,12 +137,3 @@ def signed_heartbeat(gateway: RunningGateway, heartbeat: Heartbeat) -> PushChunk
     return PushChunksRequest(
         signed_chunk=SignedChunk(chunk=serialised, key_id=record.key_id, signature=record.sign(serialised))
     )
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Let the event loop run until `condition` holds; the test's own time limit bounds it."""
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        await asyncio.sleep(0.005)

@@ -24,6 +24,7 @@ from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, Limits, chang
 from qrng_grpc.labels import Condition, SourceClass
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from tests.integration.fronts import signed_heartbeat
+from tests.waiting import until
 
 QRNG = (sys.executable, "-m", "qrng_cli.main")
 INTERRUPTIBLE = (
@@ -212,6 +213,8 @@ async def test_progress_on_a_terminal(shell: Shell, tmp_path: Path) -> None:
     """A person sees a bar on a long transfer; it goes to standard error."""
     await shell.gateway.push(os.urandom(2 << 20))
     ours, terminal = pty.openpty()
+    shown = bytearray()
+    asyncio.get_running_loop().add_reader(ours, lambda: shown.extend(os.read(ours, 65536)))  # its buffer is small
     try:
         process = await asyncio.create_subprocess_exec(
             *QRNG,
@@ -224,8 +227,9 @@ async def test_progress_on_a_terminal(shell: Shell, tmp_path: Path) -> None:
         )
         out, _ = await process.communicate()
         assert len(out) == 2 << 20
-        assert b"MiB" in os.read(ours, 65536)
+        await until(lambda: b"MiB" in shown)
     finally:
+        asyncio.get_running_loop().remove_reader(ours)
         os.close(ours)
         os.close(terminal)
 

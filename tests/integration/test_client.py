@@ -53,7 +53,7 @@ from qrng_grpc.errors import (
 from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1 import entropy_pb2, entropy_pb2_grpc, labels_pb2
-from tests.integration.fronts import until
+from tests.waiting import in_time, until
 
 MIB = 1 << 20
 
@@ -555,7 +555,7 @@ async def test_stream_cut_short(kind: type[Reader]) -> None:
 async def test_what_comes_after_all_that_was_asked_for(kind: type[Reader], end: dict[str, Any]) -> None:
     """A stream that is complete ends well, whatever the server does then."""
     async with serving(FakeService(**end)) as address, reader(kind, address, timeout_s=0.1) as client:
-        assert len(await client.stream(32, 64)) == 2
+        assert len(await in_time(lambda: client.stream(32, 64), ServerUnreachableError)) == 2
 
 
 async def test_silent_stream(kind: type[Reader]) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import struct
 import sys
 from collections import deque
@@ -29,6 +28,8 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource, ScriptedSource
 from qrng_grpc.v1 import push_pb2
 from qrng_grpc.wire import decode_chunk
+from tests.programs import free_address
+from tests.waiting import until
 
 SECRET = "0123456789abcdef0123456789abcdef"
 SIZE = 64
@@ -152,14 +153,14 @@ class FakeGateway:
 
 
 @asynccontextmanager
-async def gateway(*script: Behaviour, port: int = 0) -> AsyncIterator[FakeGateway]:
+async def gateway(*script: Behaviour, address: str = "127.0.0.1:0") -> AsyncIterator[FakeGateway]:
     fake = FakeGateway(script)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     handler = grpc.stream_unary_rpc_method_handler(fake.push_chunks)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("qrng.v1.PushService", {"PushChunks": handler}),)
     )
-    fake.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    fake.address = f"127.0.0.1:{server.add_insecure_port(address)}"
     await server.start()
     try:
         yield fake
@@ -179,6 +180,7 @@ def config(state_dir: Path, push_url: str, **settings: object) -> CollectorConfi
         "fetch_chunk_size": SIZE,
         "fetch_interval": 0.001,
         "push_interval": 0.02,
+        "flush_timeout": 60,
         "retry_policy": RetryPolicy(initial_s=0.02, maximum_s=0.02),
         **settings,
     }
@@ -232,7 +234,8 @@ async def test_a_call_without_a_count_is_sent_again_under_the_same_identity(tmp_
     """Whatever kept the count away, the chunks come again unchanged, until they are disposed of."""
     async with gateway(take_all, failure, failure) as fake:
         fates = await collected(fake, script_of(40), config(tmp_path, fake.address, push_timeout=0.5))
-    _, second, third, *_ = fake.calls
+    # Where this machine was slow, a call was over before it had brought anything.
+    _, second, third, *_ = filter(None, fake.calls)
     assert third[0] == second[0]
     assert all(fake.first_of_each[chunk.identity.sequence] == chunk for chunk in fake.chunks)
     assert sorted(fake.first_of_each) == list(range(1, 41))
@@ -284,12 +287,12 @@ async def test_a_call_carries_at_most_eight_mebibytes(tmp_path: Path) -> None:
 
 async def test_a_gateway_that_comes_late_gets_everything(tmp_path: Path) -> None:
     """Without a connection nothing is bound, and nothing is in doubt when it comes."""
-    port, source = free_port(), script_of(10)
+    address, source = free_address(), script_of(10)
     with capture_logs() as logs:
-        async with collecting(config(tmp_path, f"127.0.0.1:{port}"), sources=[source]) as collector:
+        async with collecting(config(tmp_path, address), sources=[source]) as collector:
             await source.over.wait()
             assert collector.queue.queued == 10 * SIZE
-            async with gateway(port=port) as fake:
+            async with gateway(address=address) as fake:
                 await fake.after_script.wait()
                 await until(lambda: collector.counters.disposed == 10 * SIZE)
     assert collector.counters.in_doubt == 0
@@ -335,7 +338,7 @@ async def test_the_flush_waits_for_no_interval(tmp_path: Path) -> None:
 async def test_a_flush_without_a_gateway_ends_in_time(tmp_path: Path) -> None:
     """Never-sent bytes are dropped at shutdown, and nothing waits for ever."""
     source = script_of(10)
-    async with collecting(config(tmp_path, f"127.0.0.1:{free_port()}", flush_timeout=0.05), sources=[source]) as c:
+    async with collecting(config(tmp_path, free_address(), flush_timeout=0.05), sources=[source]) as c:
         await source.over.wait()
     assert c.counters.dropped_at_shutdown == c.counters.captured == 10 * SIZE
 
@@ -343,7 +346,7 @@ async def test_a_flush_without_a_gateway_ends_in_time(tmp_path: Path) -> None:
 async def test_bytes_too_old_to_send_are_destroyed(tmp_path: Path) -> None:
     """At buffer_ttl never-sent chunks expire."""
     source = script_of(10)
-    settings = config(tmp_path, f"127.0.0.1:{free_port()}", buffer_ttl=0.05, flush_timeout=0.0)
+    settings = config(tmp_path, free_address(), buffer_ttl=0.05, flush_timeout=0.0)
     async with collecting(settings, sources=[source]) as collector:
         await source.over.wait()
         await until(lambda: collector.queue.queued == 0)
@@ -365,7 +368,7 @@ async def test_several_sources_share_one_queue(tmp_path: Path) -> None:
 async def test_given_sources_stay_open_and_own_ones_are_closed(tmp_path: Path) -> None:
     """Who opens a source closes it."""
     source = LedgerSource()
-    settings = config(tmp_path, f"127.0.0.1:{free_port()}", flush_timeout=0.0)
+    settings = config(tmp_path, free_address(), flush_timeout=0.0)
     async with collecting(settings, sources=[source]):
         await until(lambda: source.delivered_bytes > 0)
     assert len(await source.read(1)) == 1
@@ -377,7 +380,7 @@ async def test_a_fault_in_a_source_does_not_end_the_collector(tmp_path: Path) ->
     """A source that breaks in a way nobody foresaw breaks alone: the others go on, and so does the collector."""
     sound = ScriptedSource([bytes(SIZE)] * 20)
     broken = ScriptedSource([ZeroDivisionError(), LookupError(), bytes(SIZE)])
-    settings = config(tmp_path, f"127.0.0.1:{free_port()}", flush_timeout=0.0)
+    settings = config(tmp_path, free_address(), flush_timeout=0.0)
     async with collecting(settings, sources=[broken, sound]) as collector:
         await broken.over.wait()
         await sound.over.wait()
@@ -386,7 +389,7 @@ async def test_a_fault_in_a_source_does_not_end_the_collector(tmp_path: Path) ->
 
 async def test_epochs_grow_from_run_to_run_and_the_state_belongs_to_one(tmp_path: Path) -> None:
     """Each run has a later epoch; two at once cannot share a state directory."""
-    settings = config(tmp_path / "state", f"127.0.0.1:{free_port()}", flush_timeout=0.0)
+    settings = config(tmp_path / "state", free_address(), flush_timeout=0.0)
     epochs = []
     for _ in range(3):
         async with collecting(settings, sources=[]) as collector:
@@ -567,7 +570,7 @@ async def test_no_text_that_asyncio_would_print_comes_in(tmp_path: Path) -> None
 
 async def test_proxies_of_the_environment_are_not_used(tmp_path: Path) -> None:
     """Chunks go to the gateway of the settings, whatever the environment says about proxies."""
-    nowhere = f"http://127.0.0.1:{free_port()}"
+    nowhere = f"http://{free_address()}"
     proxies = dict.fromkeys(("grpc_proxy", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
     async with gateway() as fake, program(tmp_path, fake.address, also=proxies) as process:
         await while_alive(process, fake.after_script)
@@ -587,16 +590,3 @@ async def test_a_program_whose_state_is_damaged_does_not_start(tmp_path: Path) -
 def http2_frame(kind: int, payload: bytes) -> bytes:
     """Return a frame without flags on stream 0."""
     return len(payload).to_bytes(3, "big") + bytes((kind, 0)) + bytes(4) + payload
-
-
-def free_port() -> int:
-    """Return a port of loopback on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what can only be looked at."""
-    while not condition():  # noqa: ASYNC110 - nothing announces it
-        await asyncio.sleep(0.005)

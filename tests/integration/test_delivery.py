@@ -22,9 +22,9 @@ from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.testing.relay import Relay, relaying
 from qrng_grpc.v1.push_pb2 import PushChunksRequest
 from qrng_grpc.wire import decode_chunk
-from tests.integration.fronts import until
 from tests.ledger import Ledger
 from tests.programs import free_address
+from tests.waiting import until
 
 CHUNK_BYTES = 1024
 KEY = {
@@ -47,7 +47,9 @@ def config(state_dir: Path, *targets: tuple[str, str], **settings: Any) -> Colle
         "pools": tuple(PoolTarget(pool_id=pool_id, push_url=push_url) for pool_id, push_url in targets),
         "fetch_chunk_size": CHUNK_BYTES,
         "fetch_interval": 0.002,
+        "buffer_size": 64 << 20,
         "push_interval": 0.02,
+        "flush_timeout": 60,
         "retry_policy": RetryPolicy(initial_s=0.02, maximum_s=0.1),
         **settings,
     }
@@ -129,13 +131,18 @@ async def test_a_gateway_that_goes_and_returns(tmp_path: Path) -> None:
 
 async def test_what_may_have_been_sent_moves_nowhere(tmp_path: Path) -> None:
     """A chunk whose pool never answers again is in doubt at the age limit, though another pool is free."""
-    source = ScriptedSource([bytes((n,)) * CHUNK_BYTES for n in range(1, 4)])
-    async with running_gateway(**gateway_settings("east")) as east, relaying("127.0.0.1:0", east.push_address) as relay:
+    clock, source = ManualClock(), ScriptedSource([bytes((n,)) * CHUNK_BYTES for n in range(1, 4)])
+    async with (
+        running_gateway(clock=clock, **gateway_settings("east")) as east,
+        relaying("127.0.0.1:0", east.push_address) as relay,
+    ):
+        clock.advance(1)
         relay.lose_replies(1000)
-        settings = {"buffer_ttl": 0.3, "flush_timeout": 0}
-        targets = ("east", relay.address), ("west", free_address())
-        async with collecting(config(tmp_path, *targets, **settings), sources=[source]) as collector:
+        settings = config(tmp_path, ("east", relay.address), ("west", free_address()), buffer_ttl=60, flush_timeout=0)
+        async with collecting(settings, sources=[source], clock=clock) as collector:
             await source.over.wait()
+            await until(lambda: relay.cuts > 0)
+            clock.advance(61)
             await until(lambda: not collector.queue.queued)
     assert collector.counters.in_doubt >= CHUNK_BYTES
     assert collector.counters.in_doubt + collector.counters.expired == 3 * CHUNK_BYTES
@@ -172,13 +179,14 @@ async def test_the_breaker_opens_and_closes(tmp_path: Path) -> None:
     """Each failure in a row makes the wait longer and the call smaller; one success, and all is as before."""
     source = LedgerSource(seed=1)
     async with running_gateway(**gateway_settings("east")) as east, relaying("127.0.0.1:0", east.push_address) as relay:
+        relay.lose_replies(1000)
         async with collecting(config(tmp_path, ("east", relay.address)), sources=[source]) as collector:
             (pusher,) = collector.pushers
-            relay.lose_replies(6)
             await until(lambda: pusher.failures >= 5)
             assert pusher.status == "UNAVAILABLE"
+            relay.lose_replies(0)
             await until(lambda: pusher.failures == 0 and pusher.status == "OK")
-        assert [len(call.requests) for call in relay.calls[3:6]] == [1, 1, 1]
+        assert [len(call.requests) for call in relay.calls[3:5]] == [1, 1]
         assert collector.counters.disposed == stored(east)
 
 
@@ -226,14 +234,17 @@ async def test_a_busy_collector_tells_how_it_does(tmp_path: Path) -> None:
 
 async def test_the_condition_of_a_source_is_told(tmp_path: Path) -> None:
     """When a source begins to fail, and when it delivers again, the gateway hears of it without waiting."""
-    source = ScriptedSource([bytes(range(256)) * 4, SourceError("unplugged"), bytes(range(255, -1, -1)) * 4])
+    told, block = asyncio.Event(), bytes(range(256)) * 4
+    source = ScriptedSource([block, SourceError("unplugged"), told, block[::-1]])
     async with running_gateway(**gateway_settings("east")) as east, relaying("127.0.0.1:0", east.push_address) as relay:
-        settings = {"retry_policy": RetryPolicy(initial_s=0.5, maximum_s=0.5), "heartbeat_interval": 3600}
+        settings = {"heartbeat_interval": 3600, "fetch_timeout": 3600}
         async with collecting(config(tmp_path, ("east", relay.address), **settings), sources=[source]) as collector:
+            await until(lambda: east.gateway.ingest.heartbeats == 1)
+            told.set()
             await until(lambda: len(heartbeats(relay)) == 2)
             await until(lambda: collector.counters.disposed == 2 * CHUNK_BYTES)
-    told = [[state.condition for state in heartbeat.sources] for heartbeat in heartbeats(relay)]
-    assert told == [[Condition.FAILING], [Condition.DELIVERING]]
+    conditions = [[state.condition for state in heartbeat.sources] for heartbeat in heartbeats(relay)]
+    assert conditions == [[Condition.FAILING], [Condition.DELIVERING]]
 
 
 async def test_a_lost_heartbeat_is_not_sent_again(tmp_path: Path) -> None:

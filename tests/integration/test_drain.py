@@ -19,7 +19,8 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, StreamEntropyRequest, SubscribeEntropyRequest
 from qrng_grpc.v1.push_pb2_grpc import PushServiceStub
-from tests.integration.fronts import Front, Refusal, refusal_of, refused, until
+from tests.integration.fronts import Front, Refusal, refusal_of, refused
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -192,7 +193,7 @@ async def standstill(count: Callable[[], int]) -> None:
 
 async def test_a_rest_client_that_does_not_read_holds_the_end_up_no_longer_than_the_time_to_finish() -> None:
     """A full connection cannot keep the gateway from ending, and not for twice the time either."""
-    drain_timeout = 2.0
+    drain_timeout = 3.0
     async with Stay(drain_timeout=drain_timeout, max_wait=0) as stay:
         await stay.gateway.push(os.urandom(8 << 20))
         _reader, writer = await asyncio.open_connection(*host_and_port(stay.gateway.gateway.rest_address), limit=1024)
@@ -200,7 +201,9 @@ async def test_a_rest_client_that_does_not_read_holds_the_end_up_no_longer_than_
             f"GET /api/random?bytes=65536 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {stay.gateway.api_key}\r\n\r\n"
         )
         writer.write(request.encode() * 128)
-        await standstill(lambda: stay.gateway.gateway.pool.counters.claims)
+        pool = stay.gateway.gateway.pool
+        await until(lambda: pool.counters.claims > 0)
+        await standstill(lambda: pool.counters.claims)
         assert stay.gateway.gateway.pool.level > 0
         async with asyncio.timeout(1.8 * drain_timeout):
             await stay.end()

@@ -15,9 +15,16 @@ import pytest
 
 from qrng_gateway.engines.native import MAX_WAITING_THREADS
 from qrng_grpc.errors import ConfigError
-from qrng_grpc.testing.gateway import RunningGateway, running_gateway
-from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, StreamEntropyRequest, SubscribeEntropyRequest
-from tests.integration.fronts import Front, open_front, refused, until
+from qrng_grpc.testing import ManualClock
+from qrng_grpc.testing.gateway import running_gateway
+from qrng_grpc.v1.entropy_pb2 import (
+    GetEntropyRequest,
+    GetStatusRequest,
+    StreamEntropyRequest,
+    SubscribeEntropyRequest,
+)
+from tests.integration.fronts import Front, open_front, refused
+from tests.waiting import until
 
 GET_ENTROPY = "/qrng.v1.EntropyService/GetEntropy"
 NATIVE: dict[str, Any] = {"engine": "native", "max_wait": 0}
@@ -25,10 +32,12 @@ NATIVE: dict[str, Any] = {"engine": "native", "max_wait": 0}
 
 async def test_a_unix_socket_serves_calls_of_every_kind(tmp_path: Path) -> None:
     """A proxy may reach the gateway by a Unix socket; what it says of a caller counts for calls of every kind."""
-    audit = tmp_path / "audit.log"
+    audit, clock = tmp_path / "audit.log", ManualClock()
     address = f"unix:{tmp_path}/grpc.sock"
     settings = {"listen_address": address, "trusted_proxies": ("127.0.0.1",), "address_rate_limit": 3}
-    async with running_gateway(**settings, **NATIVE, audit_log_file=audit) as gateway, open_front(gateway) as front:
+    settings |= {"audit_log_file": audit, "clock": clock}
+    async with running_gateway(**settings, **NATIVE) as gateway, open_front(gateway) as front:
+        clock.advance(1)
         assert gateway.client_address == address
         await gateway.push(os.urandom(1000))
         metadata = (*front.key, ("x-forwarded-for", "192.0.2.7"))
@@ -46,7 +55,9 @@ async def test_a_unix_socket_serves_calls_of_every_kind(tmp_path: Path) -> None:
 
 async def test_without_a_proxy_that_names_callers_no_address_is_limited() -> None:
     """Everybody comes from this machine, so that only keys have rates."""
-    async with running_gateway(**NATIVE, rate_limit=2) as gateway, open_front(gateway) as front:
+    clock = ManualClock()
+    async with running_gateway(**NATIVE, rate_limit=2, clock=clock) as gateway, open_front(gateway) as front:
+        clock.advance(1)
         await gateway.push(os.urandom(100))
         request = GetEntropyRequest(bytes_needed=8)
         for _ in range(2):
@@ -97,14 +108,27 @@ async def test_a_client_that_leaves_a_waiting_call_takes_nothing() -> None:
     async with running_gateway(engine="native", max_wait=60) as gateway, open_front(gateway) as front:
         request = GetEntropyRequest(bytes_needed=8)
         left = front.entropy.GetEntropy(request, metadata=front.key)
-        late = front.entropy.GetEntropy(request, metadata=front.key, timeout=0.3)
-        await until(lambda: gateway.gateway.pool.waiting == 2)
+        await until(lambda: gateway.gateway.pool.waiting == 1)
         left.cancel()
+        await until(lambda: gateway.gateway.pool.waiting == 0)
+        late = front.entropy.GetEntropy(request, metadata=front.key, timeout=0.3)
         with pytest.raises(grpc.aio.AioRpcError):
             await late
         await until(lambda: gateway.gateway.pool.waiting == 0)
         await gateway.push(os.urandom(8))
         assert gateway.gateway.pool.level == 8
+
+
+async def test_calls_that_wait_for_bytes_hold_nobody_up() -> None:
+    """More may wait than there are tasks kept for calls: others are served meanwhile, and they when bytes come."""
+    async with running_gateway(engine="native", max_wait=60) as gateway, open_front(gateway) as front:
+        for _ in range(2):
+            calls = [front.entropy.GetEntropy(GetEntropyRequest(bytes_needed=8), metadata=front.key) for _ in range(40)]
+            await until(lambda: gateway.gateway.pool.waiting == 40)
+            status = await front.entropy.GetStatus(GetStatusRequest(), metadata=front.key)
+            assert status.waiting_claims == 40
+            await gateway.push(os.urandom(40 * 8))
+            assert len({(await call).data for call in calls}) == 40
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "unix:{}/grpc.sock"])
@@ -142,13 +166,15 @@ def subscription(front: Front, size: int, total: int = 0) -> Any:
 
 async def test_nothing_of_the_engine_is_left_when_it_has_ended(tmp_path: Path) -> None:
     """Its socket for passed-on calls lies in a directory that nobody else may enter, and goes with it."""
-    async with running_gateway(**NATIVE) as gateway:
-        home = directory_of(gateway)
+    async with running_gateway(**NATIVE):
+        home = directory_of_the_engine()
         assert home.stat().st_mode & 0o077 == 0
     assert not home.exists()
 
 
-def directory_of(gateway: RunningGateway) -> Path:
-    """Find the directory by the Unix sockets that this process listens at."""
-    sockets = (line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines())
-    return max((Path(name).parent for name in sockets if "qrng-engine-" in name), key=lambda path: path.stat().st_ctime)
+def directory_of_the_engine() -> Path:
+    """Find the directory by the Unix socket that this process listens at; others may run gateways, too."""
+    ours = {str(held.readlink()) for held in Path("/proc/self/fd").iterdir() if held.is_socket()}
+    sockets = [line.split() for line in Path("/proc/net/unix").read_text().splitlines() if "qrng-engine-" in line]
+    (home,) = {Path(path).parent for *_, inode, path in sockets if f"socket:[{inode}]" in ours}
+    return home

@@ -33,7 +33,15 @@ from qrng_grpc.v1.labels_pb2 import (
     SOURCE_CLASS_QUANTUM,
     SOURCE_CLASS_SIMULATED,
 )
-from tests.integration.fronts import Front, open_front, pushback_beside, refused, signed_heartbeat, until
+from tests.integration.fronts import (
+    Front,
+    open_front,
+    pushback_beside,
+    refused,
+    refused_in_time,
+    signed_heartbeat,
+)
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -219,8 +227,9 @@ async def test_a_call_that_waits_is_served_when_bytes_arrive() -> None:
 async def test_a_deadline_ends_the_wait_in_time_to_say_why() -> None:
     """A call that waits is answered before its deadline, with the reason, and not by the deadline."""
     async with running_gateway(max_wait=60) as gateway, open_front(gateway) as front:
-        call = front.entropy.GetEntropy(GetEntropyRequest(bytes_needed=16), metadata=front.key, timeout=1)
-        assert (await refused(call)).reason == "POOL_SHORT"
+        request = GetEntropyRequest(bytes_needed=16)
+        refusal = await refused_in_time(lambda: front.entropy.GetEntropy(request, metadata=front.key, timeout=1))
+        assert refusal.reason == "POOL_SHORT"
 
 
 async def test_a_client_that_leaves_while_waiting_takes_nothing() -> None:

@@ -23,7 +23,8 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest, StreamEntropyRequest, SubscribeEntropyRequest
-from tests.integration.fronts import Front, open_front, refused, until
+from tests.integration.fronts import Front, open_front, refused, refused_in_time
+from tests.waiting import until
 
 TOLERANCE_S = 0.2
 BLOCK_BYTES = 1024
@@ -81,7 +82,7 @@ async def site(directory: Path, ahead_s: float) -> AsyncIterator[tuple[Front, ai
     """Run a gateway and a collector whose clock is `ahead_s` seconds ahead of it."""
     source = StampedSource()
     async with (
-        running_gateway(clock_tolerance=TOLERANCE_S, max_fresh_wait=30) as gateway,
+        running_gateway(clock_tolerance=TOLERANCE_S, max_wait=60, max_fresh_wait=60) as gateway,
         open_front(gateway) as front,
         aiohttp.ClientSession(headers={"api-key": gateway.api_key}) as http,
         collecting(collector_config(gateway, directory), sources=[source], clock=SkewedClock(ahead_s)),
@@ -237,7 +238,7 @@ async def test_a_fresh_claim_waits_until_the_deadline_and_takes_nothing() -> Non
     async with still(clock) as front:
         await front.gateway.push(os.urandom(64))
         request = GetEntropyRequest(bytes_needed=16, fresh=True)
-        refusal = await refused(front.entropy.GetEntropy(request, metadata=front.key, timeout=0.5))
+        refusal = await refused_in_time(lambda: front.entropy.GetEntropy(request, metadata=front.key, timeout=0.5))
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "POOL_SHORT")
         assert (await unary(front, 64)).data
 

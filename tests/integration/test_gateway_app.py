@@ -25,7 +25,8 @@ from qrng_grpc.serving import Grace, new_server, serving_grpc
 from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import running_gateway
 from qrng_grpc.v1 import push_pb2, push_pb2_grpc
-from tests.integration.fronts import Front, refused, until
+from tests.integration.fronts import Front, refused
+from tests.waiting import until
 
 PROGRAM = """
 import os, sys

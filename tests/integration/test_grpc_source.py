@@ -10,6 +10,7 @@ import textwrap
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ from qrng_grpc.generic_codec import MalformedReplyError, MessageShape, bytes_fie
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.sources.grpc import GrpcCaller, GrpcMethod, GrpcSource, GrpcStatusError, Mode, pushback_s
 from qrng_grpc.testing.grpc_source import WORDS, GrpcEntropyServer, GrpcMisbehaviour
+from tests.programs import free_address
+from tests.waiting import until
 
 PATH = "/lab.v7.Entropy/Draw"
 KEY = "a-key-that-nobody-may-see"
 ECHOING = MessageShape(request_echo_field=2, reply_echo_field=2)
 MODES: tuple[Mode, ...] = ("unary", "server_streaming", "bidi_streaming")
+PATIENCE_S = 60.0
+"""For exchanges that must succeed beside those that are to be late."""
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -186,12 +191,14 @@ async def _first_success(source: GrpcSource) -> bytes:
 async def test_waiting_ends_at_the_time_limit(server: GrpcEntropyServer, mode: Mode, kind: GrpcMisbehaviour) -> None:
     """A server that says nothing, or not enough, holds a read up to the limit; the next read gets its own bytes."""
     async with source_at(server.address, mode=mode, timeout_s=0.4) as source:
-        await source.read(1)
-        server.fail_next(kind)
+        patiently = partial(source._caller.exchange, timeout_s=PATIENCE_S)
+        await patiently(1)
+        server.fail_next(kind, times=100)
         failure = await failure_of(source)
+        server.fail_no_more()
         server.answer_late()
         spoilt = len(server.served)
-        assert await source.read(64) == server.served[spoilt:]
+        assert await patiently(64) in server.served[spoilt:]
     assert isinstance(failure, GrpcStatusError)
     assert failure.status == "DEADLINE_EXCEEDED"
     assert failure.__context__ is None
@@ -249,8 +256,7 @@ async def test_second_reply_that_has_arrived_ends_the_call() -> None:
 async def _quiet(source: GrpcSource) -> None:
     """Wait until the kept call has brought something, or has ended."""
     kept = source._caller._kept
-    while kept is not None and kept.ready:  # noqa: ASYNC110 - nobody outside is told of it
-        await asyncio.sleep(0.001)
+    await until(lambda: kept is None or not kept.ready)
 
 
 async def test_kept_call_is_replaced_when_the_server_ends_it(server: GrpcEntropyServer) -> None:
@@ -267,8 +273,7 @@ async def test_one_shot_calls_are_ended(server: GrpcEntropyServer) -> None:
     async with source_at(server.address, mode="server_streaming") as source:
         for _ in range(3):
             await source.read(8)
-        while server.calls_ended < 3:  # noqa: ASYNC110 - a number, which rises once a call is over
-            await asyncio.sleep(0.001)
+        await until(lambda: server.calls_ended == 3)
 
 
 @every_mode
@@ -367,11 +372,7 @@ async def test_echo_of_the_callers_choice(server: GrpcEntropyServer, mode: Mode)
 @every_mode
 async def test_nobody_listens(mode: Mode) -> None:
     """A refused connection is UNAVAILABLE."""
-    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    listener.close()
-    await listener.wait_closed()
-    async with source_at(f"127.0.0.1:{port}", mode=mode) as source:
+    async with source_at(free_address(), mode=mode) as source:
         failure = await failure_of(source)
     assert isinstance(failure, GrpcStatusError)
     assert failure.status == "UNAVAILABLE"
@@ -428,12 +429,16 @@ async def test_nothing_is_left_to_be_printed(
     """Refusals while nobody waits, dropped calls and a server that goes away leave nothing for asyncio to log."""
     with caplog.at_level(logging.DEBUG):
         async with source_at(server.address, mode=mode, timeout_s=0.2) as source:
-            await source.read(1)
-            server.fail_next("late")
+            patiently = partial(source._caller.exchange, timeout_s=PATIENCE_S)
+            await patiently(1)
+            server.fail_next("late", times=100)
             await failure_of(source)
-            server.refuse_next(grpc.StatusCode.INTERNAL)
-            await failure_of(source)
-            await source.read(1)
+            server.fail_no_more()
+            server.refuse_next(grpc.StatusCode.INTERNAL, times=100)
+            with pytest.raises(SourceError):
+                await patiently(64)
+            server.fail_no_more()
+            await patiently(1)
             server.cut()
             await _quiet(source)
         gc.collect()

@@ -17,6 +17,7 @@ from qrng_grpc.config import host_and_port
 from qrng_grpc.http_known import MAX_HEADERS
 from qrng_grpc.http_replies import Again, Reply
 from qrng_grpc.http_serving import IDLE_S, Site, serving_http
+from tests.waiting import LetPass
 
 REQUEST = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 OTHER = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -317,22 +318,21 @@ async def test_a_reply_without_a_body_is_not_given_one_when_it_is_known() -> Non
         assert await client.ask(OTHER) == "read /b"
 
 
-async def test_a_connection_is_kept_while_requests_come() -> None:
+async def test_a_connection_is_kept_while_requests_come(let_pass: LetPass) -> None:
     """Requests that are known count as much as others; when none comes the connection is closed."""
-    loop = asyncio.get_running_loop()
-    async with served(Teller(), idle_s=0.2) as address, connected(address) as client:
-        until_s = loop.time() + 0.6
+    async with served(Teller(), idle_s=1000) as address, connected(address) as client:
         await client.ask(REQUEST)
-        while loop.time() < until_s:
+        for _ in range(4):
+            let_pass(800)
             assert await client.ask(REQUEST) == "again /a"
-            await asyncio.sleep(0.02)
+        let_pass(1001)
         assert await client.end() == b""
 
 
-async def test_a_connection_is_kept_while_a_request_is_answered() -> None:
+async def test_a_connection_is_kept_while_a_request_is_answered(let_pass: LetPass) -> None:
     """However long that takes, also when it came before the reply to one that is known."""
     teller = Teller()
-    async with served(teller, idle_s=0.1) as address, connected(address) as client:
+    async with served(teller, idle_s=1000) as address, connected(address) as client:
         await client.ask(REQUEST)
         teller.open.clear()
         client.send(REQUEST)
@@ -341,7 +341,9 @@ async def test_a_connection_is_kept_while_a_request_is_answered() -> None:
         await teller.reading.wait()
         teller.open.set()
         assert await client.reply() == "again /a"
-        asyncio.get_running_loop().call_later(0.4, teller.slow.set)
+        let_pass(4000)
+        await taken_in()  # whoever looks at the time has looked
+        teller.slow.set()
         assert await client.reply() == "read /slow"
 
 
@@ -366,11 +368,13 @@ async def test_a_connection_without_a_request_delays_no_end(tls: Tls) -> None:
         assert await client.end() == b""
 
 
-async def test_a_client_that_does_not_read_is_closed() -> None:
+async def test_a_client_that_does_not_read_is_closed(let_pass: LetPass) -> None:
     """A reply that nobody takes holds a connection no longer than a request that nobody sends."""
-    async with served(Teller(), idle_s=0.2, max_connections=1) as address, connected(address) as client:
+    async with served(Teller(), idle_s=1000, max_connections=1) as address, connected(address) as client:
         await client.ask(LARGE)
         client.send(LARGE)
+        await client.read_head()
+        let_pass(1001)
         while True:  # one connection is all there is, and it is taken until the server has had enough
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 async with connected(address) as other:

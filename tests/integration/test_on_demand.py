@@ -94,7 +94,7 @@ PROFILES = Path(__file__).parents[2] / "deployments"
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A directory with the shipped profiles, in which nothing was ever set up."""
-    for name in ("urandom", "firefly-1"):
+    for name in ("urandom", "firefly-1", "quantis"):
         shutil.copytree(PROFILES / name, tmp_path / "deployments" / name)
     return tmp_path
 
@@ -113,6 +113,16 @@ def test_a_profile_is_tried_before_anything_is_set_up(place: Path) -> None:
     assert trial(place, "--profile", "urandom") == (0, "os-urandom: passed: 65,536 bytes\n")
     assert trial(place) == (0, "os-urandom: passed: 65,536 bytes\n")
     assert sorted(place.rglob("*")) == before
+
+
+def test_nothing_of_the_way_to_a_gateway_is_needed(place: Path) -> None:
+    """A profile that names certificates which are not there, and keys of nobody's yet, lets its source be tried."""
+    appliance = ("appliance_url=https://127.0.0.1:1", f"appliance_fingerprint={'0' * 64}")
+    needless = ("hmac_secret_key=replace-with-your-secret", "spool_dir=spool", "pools=[]")
+    arguments = [argument for setting in (*appliance, *needless) for argument in ("--set", setting)]
+    code, said = trial(place, "--profile", "quantis", *arguments)
+    assert code == 1
+    assert said.startswith("quantis-1: not tested: ")
 
 
 def test_the_collector_of_up_is_not_disturbed(place: Path) -> None:

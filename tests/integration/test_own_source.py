@@ -145,7 +145,7 @@ async def test_keys_and_mistakes_on_the_command_line(tmp_path: Path) -> None:
 
 
 async def test_a_port_that_is_taken_is_told_by_its_option() -> None:
-    """Where to listen is what --listen says, so that is what is named when nobody can listen there."""
+    """Where to listen is what --listen says, so that is named when nobody can; a server that never was has no books."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         server = await asyncio.create_subprocess_exec(
@@ -155,4 +155,6 @@ async def test_a_port_that_is_taken_is_told_by_its_option() -> None:
         )
         _, said = await server.communicate()
     assert server.returncode == 2
-    assert f"  - --listen: {address}: cannot listen there; is it in use?" in said.decode().splitlines()
+    mistake = f"  - --listen: {address}: cannot listen there (is it in use?)"
+    assert said.decode().splitlines()[-2:] == ["Error: the configuration cannot be used:", mistake]
+    assert b'"event": "accounting"' not in said

@@ -39,13 +39,16 @@ from qrng_grpc.sources.mock import SeededStream
 from qrng_grpc.testing.gateway import running_gateway
 from qrng_grpc.testing.grpc_source import WORDS, GrpcEntropyServer, GrpcMisbehaviour
 from tests.integration.entropy_shapes import KEY, SHAPES, StockServer
-from tests.integration.fronts import until
 from tests.integration.random_readers import KINDS, AsyncReader, Reader, SyncReader, reader
+from tests.programs import free_address
+from tests.waiting import in_time, until
 
 MODES = ("unary", "server_streaming", "bidi_streaming")
 ECHOING = MessageShape(request_echo_field=2, reply_echo_field=2)
 QR_ENTROPY = {"QR_GRPC_SERVICE": "qr_entropy"}
 PLAIN: dict[str, str] = {}
+QUICK = {"grpc_timeout_ms": 300, "grpc_retry_count": 0, "cb_max_consecutive_failures": 99}
+"""Soon tired of a server, but never of asking it anew."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=["sync", "async"])
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -61,15 +64,6 @@ async def failure_of(client: Reader, n: int = 64) -> QrngError:
     with pytest.raises(QrngError) as failure:
         await client.read(n)
     return failure.value
-
-
-async def nobody() -> str:
-    """An address at which nothing listens."""
-    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    listener.close()
-    await listener.wait_closed()
-    return f"127.0.0.1:{port}"
 
 
 @every_kind
@@ -187,14 +181,15 @@ async def test_a_late_reply_is_never_the_next_one(
     shape = ECHOING if settings else MessageShape()
     async with (
         GrpcEntropyServer(shape) as server,
-        reader(kind, server.address, settings, grpc_mode=mode, grpc_timeout_ms=300, grpc_retry_count=0) as client,
+        reader(kind, server.address, settings, grpc_mode=mode, **QUICK) as client,
     ):
-        await client.read(1)
-        server.fail_next(kind_of_reply)
+        await in_time(lambda: client.read(1), ServerUnreachableError)
+        server.fail_next(kind_of_reply, times=100)
         failure = await failure_of(client)
+        server.fail_no_more()
         server.answer_late()
         spoilt = len(server.served)
-        assert await client.read(64) == server.served[spoilt:]
+        assert await in_time(lambda: client.read(64), ServerUnreachableError) in server.served[spoilt:]
     assert isinstance(failure, ServerUnreachableError)
     assert "QR_GRPC_TIMEOUT_MS" in str(failure)
 
@@ -348,7 +343,7 @@ async def test_a_server_may_forbid_retries(
 @every_mode
 async def test_fail_over(server: GrpcEntropyServer, kind: type[Reader], mode: str) -> None:
     """With several addresses the first that works answers; one that is down is soon left alone."""
-    down = await nobody()
+    down = free_address()
     addresses = f"{down}, {server.address}"
     async with reader(kind, addresses, QR_ENTROPY, grpc_mode=mode, cb_recovery_window_s=3600) as client:
         pieces = [await client.read(64) for _ in range(5)]
@@ -370,7 +365,7 @@ async def test_wrong_replies_are_asked_for_elsewhere(server: GrpcEntropyServer, 
 @every_kind
 async def test_every_server_left_alone(kind: type[Reader]) -> None:
     """After enough failures nothing is sent any more for a while, and the error says for how long."""
-    async with reader(kind, await nobody(), grpc_retry_count=0, cb_recovery_window_s=3600) as client:
+    async with reader(kind, free_address(), grpc_retry_count=0, cb_recovery_window_s=3600) as client:
         for _ in range(3):
             assert "nothing listens there" in str(await failure_of(client))
         failure = await failure_of(client)
@@ -384,7 +379,7 @@ async def test_every_server_left_alone(kind: type[Reader]) -> None:
 @every_kind
 async def test_no_fall_back_unless_asked_for(kind: type[Reader]) -> None:
     """When the server fails, so does the read: nothing takes its place by default."""
-    async with reader(kind, await nobody(), grpc_retry_count=0) as client:
+    async with reader(kind, free_address(), grpc_retry_count=0) as client:
         failure = await failure_of(client)
         assert isinstance(failure, ServerUnreachableError)
         assert client.health_check()["fallbacks"] == 0
@@ -663,7 +658,7 @@ async def test_no_server_is_needed(kind: type[Reader]) -> None:
         ("timing_noise", "operating_system"),
         ("mock_uniform", "simulated"),
     ]:
-        async with reader(kind, await nobody(), entropy_source_type=source, mock_seed=5) as client:
+        async with reader(kind, free_address(), entropy_source_type=source, mock_seed=5) as client:
             draw = await client.draw(100)
             assert (len(draw), draw.source, draw.source_class) == (100, source, SourceClass(source_class))
             if source == "mock_uniform":
@@ -675,7 +670,7 @@ async def test_no_server_is_needed(kind: type[Reader]) -> None:
 @pytest.mark.parametrize("source", ["system", "quantum_grpc"])
 async def test_a_closed_client_is_not_healthy(kind: type[Reader], source: str) -> None:
     """Once closed, a client says so, whatever its source."""
-    async with reader(kind, await nobody(), entropy_source_type=source) as client:
+    async with reader(kind, free_address(), entropy_source_type=source) as client:
         health = client.health_check()
         assert (health["healthy"], health["closed"]) == (True, False)
     health = client.health_check()

@@ -52,7 +52,8 @@ print(json.dumps({"outcomes": outcomes, "children": children, "drawn": drawn + b
 
 async def forked(address: str, threads: int, **settings: str) -> dict[str, Any]:
     """Run the program against the server at `address`; return what it tells."""
-    environ = {"QR_ENTROPY_SOURCE_TYPE": "quantum_grpc", "QR_GRPC_SERVER_ADDRESS": address, **settings}
+    named = {"QR_ENTROPY_SOURCE_TYPE": "quantum_grpc", "QR_GRPC_SERVER_ADDRESS": address}
+    environ = {**named, "QR_GRPC_TIMEOUT_MS": "30000", **settings}
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, str(threads)),
         env={**{name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}, **environ},

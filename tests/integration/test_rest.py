@@ -25,9 +25,11 @@ from qrng_grpc.client_keys import Client, ClientRecord, KeyDigest, changing_clie
 from qrng_grpc.config import host_and_port
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Condition, SourceClass
+from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import running_gateway
-from tests.integration.fronts import Front, signed_heartbeat, until
+from tests.integration.fronts import Front, signed_heartbeat
 from tests.integration.rest_requests import bearer, get, own_rest, refusal, sent_raw
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,9 @@ Again = Callable[[dict[str, str]], Iterator[dict[str, str]]]
 @again
 async def test_a_request_that_came_before_counts_like_any_other(http: aiohttp.ClientSession, again: Again) -> None:
     """The same request again gets other bytes, is counted, and is refused when its client has sent too many."""
-    async with running_gateway(rate_limit=3, address_rate_limit=1000, max_wait=0) as gateway:
+    clock = ManualClock()
+    async with running_gateway(rate_limit=3, address_rate_limit=1000, max_wait=0, clock=clock) as gateway:
+        clock.advance(1)
         data = os.urandom(15)
         await gateway.push(data)
         asks = islice(again(bearer(gateway)), 4)

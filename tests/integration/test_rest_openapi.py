@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from qrng_grpc.errors import ERRORS_BY_REASON
+from qrng_grpc.testing import ManualClock
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1 import errors_pb2
 from tests.integration.fronts import Front
@@ -201,7 +202,9 @@ async def test_metrics_and_liveness_need_no_key(front: Front, http: aiohttp.Clie
 
 async def test_what_a_client_has_left_stands_in_every_reply(http: aiohttp.ClientSession) -> None:
     """Requests left count down, in replies and in refusals; one too many is 429 and told when to come back."""
-    async with running_gateway(rate_limit=2, address_rate_limit=1000, max_wait=0) as gateway:
+    clock = ManualClock()
+    async with running_gateway(rate_limit=2, address_rate_limit=1000, max_wait=0, clock=clock) as gateway:
+        clock.advance(1)
         await gateway.push(os.urandom(100))
         _, first, _ = await get(http, gateway, "/api/random?bytes=1")
         _, second, _ = await get(http, gateway, "/api/random?bytes=x")

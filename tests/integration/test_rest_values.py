@@ -16,8 +16,9 @@ from qrng_grpc.chunk import BlockLabel
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing.clock import ManualClock
 from qrng_grpc.testing.gateway import running_gateway
-from tests.integration.fronts import Front, until
+from tests.integration.fronts import Front
 from tests.integration.rest_requests import get, refusal, told
+from tests.waiting import until
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 ENDPOINTS = ("/api/random?bytes=5", "/api/integers?count=5", "/api/floats?count=5", "/api/uuid?count=5")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -24,9 +23,9 @@ from qrng_grpc.keys import Algorithm, KeyRecord
 from qrng_grpc.labels import SourceClass
 from qrng_grpc.testing import LedgerSource
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
-from tests.integration.fronts import until
 from tests.integration.test_accounting import check_equation
 from tests.programs import Laboratory, running
+from tests.waiting import until
 
 Record = dict[str, Any]
 CHUNK_BYTES = 1024
@@ -83,6 +82,8 @@ async def collector_for(gateway: RunningGateway, file: Path, source: LedgerSourc
         fetch_interval=0.002,
         push_url=gateway.push_address,
         push_interval=0.01,
+        flush_timeout=60,
+        buffer_size=64 << 20,
         state_dir=file.parent / "collector",
     )
     async with collecting(config, sources=[source]) as collector:
@@ -96,7 +97,7 @@ async def test_a_key_is_exchanged_under_load(files: tuple[Path, Path]) -> None:
     source = LedgerSource()
     served = 0
     with capture_logs() as logs:
-        async with gateway_with(at_gateway) as gateway:
+        async with gateway_with(at_gateway, buffer_size=64 << 20) as gateway:
             ingest, pool = gateway.gateway.ingest, gateway.gateway.pool
             async with (
                 AsyncEntropyClient(gateway.client_address, api_key=gateway.api_key) as client,
@@ -113,7 +114,8 @@ async def test_a_key_is_exchanged_under_load(files: tuple[Path, Path]) -> None:
                 put(at_collector, hmac_record("old"), private)
                 collector.reload()
                 await until(lambda: "new" in ingest.keys.last_used_ns())
-                last_ns = ingest.keys.last_used_ns()["old"]
+                last_ns, captured = ingest.keys.last_used_ns()["old"], collector.counters.captured
+                await until(lambda: gateway.gateway.accounting().stored >= captured)  # what the old key signed is
                 served += await read(25)
                 assert ingest.keys.last_used_ns()["old"] == last_ns
                 # Everything the old key signed has been served before it goes.
@@ -301,10 +303,11 @@ async def test_real_programs_take_keys_on_sighup(tmp_path: Path) -> None:
                 os.kill(program.pid, signal.SIGHUP)
                 await program.event("signing_keys_reloaded")
             async with lab.client() as client:
-                while not any(  # noqa: ASYNC110 - of a process
-                    key.last_used_ns for key in (await client.status()).keys if key.key_id == "new"
-                ):
-                    await asyncio.sleep(0.01)
+
+                async def new_is_used() -> bool:
+                    return any(key.last_used_ns for key in (await client.status()).keys if key.key_id == "new")
+
+                await until(new_is_used)
             assert await collector.end() == 0
         assert await gateway.end() == 0
     assert collector.accounting["captured"] == collector.accounting["disposed"] == gateway.accounting["stored"]

@@ -43,7 +43,8 @@ from qrng_source_server.app import SourceServer, serving_source
 from qrng_source_server.config import SourceServerConfig
 from qrng_source_server.public import SERVICES
 from qrng_source_server.tap import Tap
-from tests.integration.fronts import tries_twice_after, until
+from tests.integration.fronts import tries_twice_after
+from tests.waiting import until
 
 START_UP = 1024
 KEY = "0123456789abcdef-0123456789"
@@ -128,9 +129,8 @@ def requests_of(*requests: Any) -> Iterator[Any]:
 
 
 async def in_line(server: SourceServer, count: int) -> None:
-    """Wait until `count` requests have arrived and are not answered; the test's time limit bounds that."""
-    while server.tap.waiting != count:  # noqa: ASYNC110 - of a server, which tells nobody
-        await asyncio.sleep(0.001)
+    """Wait until `count` requests have arrived and are not answered."""
+    await until(lambda: server.tap.waiting == count)
 
 
 async def test_replies_say_what_the_bytes_are() -> None:
@@ -176,7 +176,7 @@ async def test_the_command_says_that_there_is_no_pool() -> None:
     assert facts[:4] == [
         "state healthy",
         "pool none: this server reads its source when somebody asks",
-        "served 1,000 bytes in 1 requests",
+        "served 1,000 bytes in 1 request",
         "waiting 0 requests",
     ]
     assert "claims" not in out.decode()
@@ -332,12 +332,14 @@ async def test_a_deadline_ends_waiting_and_reading() -> None:
     source = WatchedSource()
     source.open.clear()
     async with serving(source) as server, stub_of(server) as stub:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.GetEntropy(get(64), timeout=0.2)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        while not source.reading.is_set():  # else the deadline passed before the request had come
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.GetEntropy(get(64), timeout=0.2)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await in_line(server, 0)
         source.open.set()
-        assert source.offset_of((await stub.GetEntropy(get(64))).data) == START_UP + 64
+        lost = source.delivered_bytes
+        assert source.offset_of((await stub.GetEntropy(get(64))).data) == lost
 
 
 @pytest.mark.parametrize(
@@ -497,7 +499,7 @@ async def test_calls_that_say_nothing_are_ended(monkeypatch: pytest.MonkeyPatch)
 async def test_a_fault_of_ours_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw ends its call as INTERNAL, without its text; the log has its kind."""
 
-    async def broken(_tap: object, _demand: object) -> None:
+    async def broken(_tap: object, _spec: object) -> None:
         raise ZeroDivisionError("inner words")
 
     async with serving(WatchedSource()) as server, stub_of(server) as stub:

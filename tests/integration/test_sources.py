@@ -23,6 +23,7 @@ from qrng_grpc.testing.appliance import Fault, Misbehaviour
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1 import entropy_pb2, labels_pb2
 from tests.integration.fronts import Front, open_front
+from tests.waiting import until
 
 FOREIGN_PROTO = """
 syntax = "proto3";
@@ -50,8 +51,9 @@ class NoiseTap(pb2_grpc.NoiseTapServicer):
 
 server = grpc.server(futures.ThreadPoolExecutor(2))
 pb2_grpc.add_NoiseTapServicer_to_server(NoiseTap(), server)
-print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+port = server.add_insecure_port("127.0.0.1:0")
 server.start()
+print(port, flush=True)
 sys.stdin.read()
 server.stop(None).wait()
 """
@@ -99,7 +101,8 @@ def config_of(gateway: RunningGateway, state_dir: Path, *sources: dict[str, Any]
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[RunningGateway]:
-    async with running_gateway(best_class=SourceClass.QUANTUM, least_class=SourceClass.SIMULATED) as running:
+    classes = {"best_class": SourceClass.QUANTUM, "least_class": SourceClass.SIMULATED}
+    async with running_gateway(max_wait=60, **classes) as running:
         yield running
 
 
@@ -117,7 +120,7 @@ def appliance_entry(appliance: QuantisAppliance, device_id: str = "quantis-1", *
 async def drawn(front: Front, size: int = 1024) -> entropy_pb2.GetEntropyResponse:
     """Draw `size` bytes of the gateway, waiting for them."""
     request = entropy_pb2.GetEntropyRequest(bytes_needed=size)
-    reply: entropy_pb2.GetEntropyResponse = await front.entropy.GetEntropy(request, metadata=front.key, timeout=20)
+    reply: entropy_pb2.GetEntropyResponse = await front.entropy.GetEntropy(request, metadata=front.key)
     return reply
 
 
@@ -173,9 +176,7 @@ async def seen(collector: Collector, device_id: str, holds: Callable[[SourceView
         views = [view for reader in collector.readers for view in reader.states()]
         return any(view.device_id == device_id and holds(view) for view in views)
 
-    async with asyncio.timeout(20):
-        while not held():  # noqa: ASYNC110 - a view tells nobody that it changed
-            await asyncio.sleep(0.005)
+    await until(held)
 
 
 @pytest.mark.parametrize("fault", ["stuck_byte", "stuck_bit", "bias", "period", "cached_body"])
@@ -223,9 +224,8 @@ async def test_a_mix_degrades_or_stops_by_setting(gateway: RunningGateway, front
                 whole = await drawn(front)
                 appliance.fail_next("status_503", times=1000)
                 await seen(collector, "quantis-1", lambda view: view.condition is Condition.FAILING)
-                async with asyncio.timeout(20):
-                    while (weaker := await drawn(front, 4096)).source_class == whole.source_class:
-                        pass
+                while (weaker := await drawn(front, 4096)).source_class == whole.source_class:
+                    pass
     assert whole.source_class == labels_pb2.SOURCE_CLASS_QUANTUM
     assert whole.processing == labels_pb2.PROCESSING_MIXED
     assert (weaker.processing, weaker.device_id) == (labels_pb2.PROCESSING_NONE, "os-urandom")
@@ -246,9 +246,10 @@ async def test_a_mix_set_to_stop_captures_nothing_without_a_leg(gateway: Running
 
 async def test_a_mix_waits_for_all_requests_of_a_leg(gateway: RunningGateway, front: Front, tmp_path: Path) -> None:
     """A leg that needs twenty spaced requests for its part gets the time, so that none of them is for nothing."""
+    # Together they take longer than any one of them may.
     async with QuantisAppliance(seed=5) as appliance:
         request = {"url": "{base}/api/2.0/streambytes?size={bytes}", "reader": "raw", "max_units": 128}
-        pace = {"start_up_size": 1024, "fetch_timeout": 0.5, "request_interval": 0.1}
+        pace = {"start_up_size": 1024, "fetch_timeout": 2.5, "request_interval": 0.15}
         entries = (appliance_entry(appliance, request=request, **pace), {"kind": "system", "start_up_size": 1024})
         config = config_of(gateway, tmp_path, *entries, mixing_strategy="hkdf", fetch_chunk_size=2048)
         async with collecting(config) as collector:

@@ -36,7 +36,7 @@ from qrng_grpc.tls import ListenerTls, TlsFiles
 from qrng_grpc.v1.push_pb2 import PushChunksRequest, PushChunksResponse
 from qrng_grpc.v1.push_pb2_grpc import PushServiceStub
 from qrng_grpc.wire import decode_chunk
-from tests.integration.fronts import until
+from tests.waiting import until
 
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
 """Channels of one process otherwise share connections, and what fails is hidden by a retry."""
@@ -310,8 +310,11 @@ async def test_changed_files_are_noticed(site: Site) -> None:
     async with running_gateway(**site.client_settings, **site.push_settings) as gateway:
         site.new_server_certificate()
         new = (site.directory / "server.pem").read_text()
-        while await shown(gateway) != {new}:  # noqa: ASYNC110 - what happens is seen from outside only
-            await asyncio.sleep(0.05)
+
+        async def all_show_it() -> bool:
+            return await shown(gateway) == {new}
+
+        await until(all_show_it)
 
 
 async def test_an_unusable_certificate_is_not_taken(site: Site) -> None:
@@ -411,7 +414,9 @@ def collector_config(site: Site, state_dir: Path, push_url: str, **settings: Any
         "fetch_chunk_size": 64,
         "fetch_interval": 0.001,
         "push_interval": 0.01,
+        "flush_timeout": 60,
         "retry_policy": RetryPolicy(initial_s=0.02, maximum_s=0.05),
+        "buffer_size": 16 << 20,
         "state_dir": state_dir,
         "push_url": push_url,
         **site.collector_settings,

@@ -20,7 +20,8 @@ from qrng_grpc.serving import Grace, new_server, serving_grpc
 from qrng_grpc.testing.gateway import RunningGateway, running_gateway
 from qrng_grpc.v1 import push_pb2, push_pb2_grpc
 from qrng_grpc.v1.entropy_pb2 import GetEntropyRequest
-from tests.integration.fronts import open_front, refused, until
+from tests.integration.fronts import open_front, refused
+from tests.waiting import until
 
 SILENT = "no message came in time"
 GET_ENTROPY = "/qrng.v1.EntropyService/GetEntropy"
@@ -28,12 +29,15 @@ PUSH = "/qrng.v1.PushService/PushChunks"
 
 
 class Impatient(push_pb2_grpc.PushServiceServicer):
-    """Waits a moment for each message."""
+    """Waits long for the first message of a call, and `patience_s` for each other."""
+
+    def __init__(self) -> None:
+        self.patience_s = 3600.0
 
     async def PushChunks(self, _requests: object, context: Any) -> push_pb2.PushChunksResponse:
         count = 0
         try:
-            while await read_in_time(context, 0.05) is not grpc.aio.EOF:
+            while await read_in_time(context, self.patience_s if count else 3600) is not grpc.aio.EOF:
                 count += 1
         except InvalidRequestError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{error.message} after {count}")
@@ -42,11 +46,12 @@ class Impatient(push_pb2_grpc.PushServiceServicer):
 
 async def test_a_message_is_awaited_for_its_time_only() -> None:
     """A call whose next message does not come in time ends; one that half-closes in time is answered."""
-    server = new_server(max_message_bytes=1000, max_streams=10, max_calls=10)
-    register(push_pb2_grpc.add_PushServiceServicer_to_server, Impatient(), server)
+    server, impatient = new_server(max_message_bytes=1000, max_streams=10, max_calls=10), Impatient()
+    register(push_pb2_grpc.add_PushServiceServicer_to_server, impatient, server)
     async with serving_grpc(server, "127.0.0.1:0", Grace(1)) as address, grpc.aio.insecure_channel(address) as channel:
         stub: Any = push_pb2_grpc.PushServiceStub(channel)
         assert (await stub.PushChunks(iter([push_pb2.PushChunksRequest()]))).disposed_count == 1
+        impatient.patience_s = 0.05
         quiet = stub.PushChunks()
         await quiet.write(push_pb2.PushChunksRequest())
         assert await words_of(quiet) == f"{SILENT} after 1"

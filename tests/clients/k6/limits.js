@@ -3,7 +3,8 @@
 // One client has a limit of requests a second, one of bytes a second that it meets with unary calls, and one
 // of bytes a second that it meets with subscriptions. A call that is refused must be refused for its limit, and is
 // repeated at once. At the end one line of JSON says for each client what it got, how often it was refused, and how many
-// seconds lay between its first answer and its last: before the first its bucket stood full, and nothing came back.
+// seconds lay between its first answer and its last (`seconds`), and between its first request and its last answer
+// (`span`): its bucket stood full until sometime between the two first, and nothing came back before.
 //
 // Environment: QR_GRPC_SERVER_ADDRESS, PROTOS (the folder protos/), SECONDS, LIMITS (JSON: for each client its key, how
 // many users it has, and the size of its messages; for the subscriptions also the bytes of each in all).
@@ -25,6 +26,7 @@ const of = (Metric, name) => Object.fromEntries(KINDS.map((kind) => [kind, new M
 const served = of(Counter, 'served');
 const bytesRead = of(Counter, 'bytes');
 const refused = of(Counter, 'refused');
+const asked = of(Gauge, 'asked');
 const moments = of(Gauge, 'moments');
 const failures = new Counter('failures');
 
@@ -52,6 +54,7 @@ function lasting(kind, exec) {
 export function unary() {
   const kind = __ENV.KIND;
   connect(kind);
+  asked[kind].add(Date.now());
   const response = client.invoke(`${SERVICE}/GetEntropy`, { bytes_needed: LIMITS[kind].size }, call(kind));
   if (response.status === StatusOK) {
     note(kind, response.message);
@@ -66,6 +69,7 @@ export function unary() {
 export function subscribe() {
   const kind = __ENV.KIND;
   connect(kind);
+  asked[kind].add(Date.now());
   const stream = new Stream(client, `${SERVICE}/SubscribeEntropy`, call(kind));
   stream.on('data', (message) => note(kind, message));
   stream.on('error', (error) => fail(kind, error));
@@ -104,6 +108,7 @@ export function handleSummary({ metrics }) {
       bytes: counted(`bytes_${kind}`),
       refused: counted(`refused_${kind}`),
       seconds: (max - min) / 1000,
+      span: (max - metrics[`asked_${kind}`].values.min) / 1000,
     };
   }
   return { stdout: `${JSON.stringify(summary)}\n` };

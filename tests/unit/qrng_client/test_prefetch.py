@@ -14,6 +14,7 @@ from qrng_client.settings import ClientSettings, client_settings
 from qrng_grpc.errors import SourceError, WeakerSourceError
 from qrng_grpc.generic_codec import MalformedReplyError, Reply
 from qrng_grpc.labels import SourceClass
+from tests.waiting import until
 
 QUANTUM, SYSTEM = SourceClass.QUANTUM, SourceClass.OPERATING_SYSTEM
 
@@ -71,23 +72,24 @@ def test_class_of_several_pieces_is_the_weakest() -> None:
     assert [piece and piece.source_class for piece in taken] == [QUANTUM, SYSTEM, None]
 
 
-def test_keeper_fills_and_is_not_ended_by_failures() -> None:
-    """A stock is filled up to its bound, in portions, and again once bytes were taken."""
-    asked, full = [], threading.Semaphore(0)
+async def test_keeper_fills_again() -> None:
+    """A stock is filled up to its bound, in portions, and again once bytes were taken; closed, it has nothing."""
+    asked = []
 
     def fetch(n: int) -> Piece:
         asked.append(n)
-        if len(asked) == 4:
-            full.release()
         return Piece(bytes(n), None)
 
     keeper = Keeper(Stock(settings()), fetch, 1000)
     assert keeper.take(10) is None
-    assert full.acquire(timeout=30)
-    assert asked[:4] == [25] * 4
-    assert keeper.take(10) == Piece(bytes(10), None)
+    await until(lambda: keeper.stock.room == 0)
+    assert asked == [25] * 4
+    assert keeper.take(30) == Piece(bytes(30), None)
+    await until(lambda: keeper.stock.room == 5)
+    assert asked == [25] * 5
     keeper.close()
-    assert (keeper.take(10), keeper.stock.level) == (None, 0)
+    assert keeper.take(10) is None
+    await until(lambda: keeper.stock.level == 0)
 
 
 def test_what_leaves_a_stock_is_overwritten() -> None:

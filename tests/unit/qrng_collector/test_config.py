@@ -12,31 +12,11 @@ from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Custody, SourceClass
 from qrng_grpc.testing import QuantisAppliance
+from tests.collector_settings import REQUIRED, loaded, mistakes
 from tests.spelling import as_keys
 
-SECRET = "0123456789abcdef0123456789abcdef"
-REQUIRED = {
-    "HMAC_SECRET_KEY": SECRET,
-    "HMAC_KEY_ID": "k1",
-    "COLLECTOR_ID": "lab",
-    "POOL_ID": "pool",
-    "BEST_CLASS": "quantum",
-    "PUSH_URL": "127.0.0.1:50052",
-    "STATE_DIR": "state",
-}
 HTTP = {"SOURCE": "http", "SOURCE_CLASS": "quantum"}
 HTTPS = HTTP | {"APPLIANCE_URL": "https://q"}
-
-
-def loaded(**settings: str) -> CollectorConfig:
-    environ = {ENV_PREFIX + name: value for name, value in (REQUIRED | settings).items()}
-    return load(CollectorConfig, prefix=ENV_PREFIX, environ=environ)
-
-
-def mistakes(**settings: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        loaded(**settings)
-    return tuple(as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes)
 
 
 def test_the_defaults_read_the_operating_system() -> None:
@@ -54,7 +34,7 @@ def test_the_defaults_read_the_operating_system() -> None:
         30,
         5,
     )
-    assert config.key_records[0].secret == SECRET.encode()
+    assert config.key_records[0].secret == REQUIRED["HMAC_SECRET_KEY"].encode()
     assert config.key_records[0].pool_ids == {"pool"}
 
 
@@ -147,7 +127,7 @@ async def test_a_ca_file_and_a_fingerprint_exclude_each_other() -> None:
 def test_a_bare_key_is_not_shown() -> None:
     """Neither the settings nor the key record show the secret."""
     config = loaded()
-    assert SECRET not in repr(config) + str(config) + repr(config.key_records[0])
+    assert REQUIRED["HMAC_SECRET_KEY"] not in repr(config) + str(config) + repr(config.key_records[0])
 
 
 def test_plaintext_beyond_loopback_must_be_allowed_in_words() -> None:

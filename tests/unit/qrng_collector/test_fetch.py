@@ -19,6 +19,7 @@ from qrng_grpc.labels import SourceClass
 from qrng_grpc.sources import EntropySource
 from qrng_grpc.testing import LedgerSource, ManualClock, ScriptedSource
 from qrng_grpc.testing.sources import SIMULATED
+from tests.waiting import until
 
 SIZE = 16
 QUICK = RetryPolicy(initial_s=0.001, maximum_s=0.001)
@@ -176,6 +177,7 @@ async def test_pause_leaves_bytes_in_the_source() -> None:
     into = queue(capacity=2 * SIZE, drop_oldest=False)
     source = ScriptedSource([bytes(SIZE), SourceError("busy"), bytes(SIZE), bytes(SIZE)])
     async with fetching(source, into, config(overflow="pause")):
+        await until(lambda: into.queued == 2 * SIZE)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await source.over.wait()

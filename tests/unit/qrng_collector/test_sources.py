@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,13 @@ from qrng_collector.config import ENV_PREFIX, CollectorConfig
 from qrng_collector.reader import MixedReader
 from qrng_collector.sources import make_readers, mix_patience_s, source_entries
 from qrng_grpc.config import load
-from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Custody, HealthVerdict, Processing, SourceClass
 from qrng_grpc.sources.kinds import offers
 from qrng_grpc.sources.kinds.http import RequestSettings
 from qrng_grpc.sources.leg import Leg
 from qrng_grpc.sources.presets import PRESETS
-from tests.spelling import as_keys
+from tests.collector_settings import environ_of, loaded, mistakes
 
-REQUIRED = {
-    "HMAC_SECRET_KEY": "0123456789abcdef0123456789abcdef",
-    "HMAC_KEY_ID": "k1",
-    "COLLECTOR_ID": "lab",
-    "POOL_ID": "pool",
-    "BEST_CLASS": "quantum",
-    "PUSH_URL": "127.0.0.1:50052",
-    "STATE_DIR": "state",
-}
 SYSTEM = {"kind": "system"}
 JITTER = {"kind": "jitter"}
 STATED = {"source_class": "quantum", "device_id": "q"}
@@ -44,17 +33,6 @@ SLOW_LFD = {
 }
 GRPC = {"kind": "grpc", "address": "127.0.0.1:50051", **STATED}
 DEVICE = {"kind": "device", "path": "/dev/hwrng", "source_class": "hardware", "device_id": "d"}
-
-
-def loaded(*sources: dict[str, Any], **settings: str) -> CollectorConfig:
-    values = REQUIRED | {"SOURCES": json.dumps(sources)} | settings
-    return load(CollectorConfig, prefix=ENV_PREFIX, environ={ENV_PREFIX + name: text for name, text in values.items()})
-
-
-def mistakes(*sources: dict[str, Any], **settings: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
-        loaded(*sources, **settings)
-    return tuple(as_keys(mistake, ENV_PREFIX) for mistake in caught.value.mistakes)
 
 
 @pytest.mark.parametrize(("entry", "device_id", "source_class", "custody"), [
@@ -104,8 +82,7 @@ sources:
       method: POST
       headers: {Authorization: "Token {key}"}
 """)
-    environ = {ENV_PREFIX + name: value for name, value in REQUIRED.items()}
-    config = load(CollectorConfig, prefix=ENV_PREFIX, environ=environ, yaml_file=tmp_path / "collector.yaml")
+    config = load(CollectorConfig, prefix=ENV_PREFIX, environ=environ_of(), yaml_file=tmp_path / "collector.yaml")
     (reader,) = make_readers(config, tmp_path)
     assert isinstance(reader, MixedReader)
     assert [view.device_id for view in reader.states()] == ["kms", "other"]

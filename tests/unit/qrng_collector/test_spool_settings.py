@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
 
-from tests.unit.qrng_collector.test_config import loaded, mistakes
+from tests.collector_settings import loaded, mistakes
 
 
 @pytest.fixture
@@ -41,7 +42,16 @@ def test_an_unsafe_key_is_refused(key_file: Path) -> None:
     """Before anything starts, and without its content."""
     key_file.chmod(0o644)
     (mistake,) = mistakes(SPOOL_DIR="spool", SPOOL_KEY_FILE=str(key_file))
-    assert mistake == "spool_key_file: must belong to this user and have mode 0600 or 0400"
+    assert mistake == f"spool_key_file: {key_file}: must belong to this user and have mode 0600 or 0400"
+
+
+def test_a_key_that_is_not_there_is_told_in_words(tmp_path: Path) -> None:
+    """With its path, unless that looks as if somebody had put the key itself there."""
+    gone = "cannot be read (No such file or directory)"
+    path = tmp_path / "gone.key"
+    assert mistakes(SPOOL_DIR="spool", SPOOL_KEY_FILE=str(path)) == (f"spool_key_file: {path}: {gone}",)
+    key = secrets.token_hex(32)
+    assert mistakes(SPOOL_DIR="spool", SPOOL_KEY_FILE=key) == (f"spool_key_file: something unlike a path: {gone}",)
 
 
 def test_a_spool_holds_the_queue(key_file: Path) -> None:

@@ -6,22 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from qrng_collector.config import ENV_PREFIX, CollectorConfig
+from qrng_collector.config import CollectorConfig
 from qrng_collector.trial import try_sources
-from qrng_grpc.config import load
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.sources import EntropySource
 from qrng_grpc.sources.kinds import KindError, Surroundings
 from qrng_grpc.sources.kinds.mock import MockSettings
-
-SETTINGS = {
-    "HMAC_SECRET_KEY": "0123456789abcdef0123456789abcdef",
-    "HMAC_KEY_ID": "k1",
-    "COLLECTOR_ID": "lab",
-    "POOL_ID": "pool",
-    "BEST_CLASS": "quantum",
-    "PUSH_URL": "127.0.0.1:50052",
-}
+from tests.collector_settings import loaded
 
 
 class Refused(MockSettings):
@@ -39,10 +30,7 @@ class AtFault(MockSettings):
 
 
 def config(directory: Path, source: MockSettings) -> CollectorConfig:
-    environ = {ENV_PREFIX + name: value for name, value in SETTINGS.items()}
-    environ[f"{ENV_PREFIX}STATE_DIR"] = str(directory / "state")
-    settings = load(CollectorConfig, prefix=ENV_PREFIX, environ=environ)
-    return settings.model_copy(update={"sources": (source,)})
+    return loaded(STATE_DIR=str(directory / "state")).model_copy(update={"sources": (source,)})
 
 
 async def test_a_state_directory_is_called_for_where_there_is_none(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ async def test_a_stream_that_is_cancelled_while_it_is_paced_gives_its_bytes_back
     client = Client("slow", limits=Limits(bytes_per_s=1, bytes_per_day=2 << 20))
     setting.known.add("slow")
     put(setting.pool, block(1 << 12, setting.clock))
-    setting.limiter.pace(client, 1 << 20)
+    setting.limiter.charge(client, 1 << 20, paced=True)
     call = setting.admitted(client)
     paced = asyncio.create_task(call.dispense_in_time(Demand(1000), limit=1 << 20, time_left_s=None))
     await asyncio.sleep(0)
@@ -91,5 +91,5 @@ async def test_a_stream_that_is_cancelled_while_it_is_paced_gives_its_bytes_back
     paced.cancel()
     await asyncio.gather(paced, return_exceptions=True)
     assert setting.limiter.remaining(client).bytes_today == 1 << 20
-    assert setting.limiter.pace(client, 10).wait_s == pytest.approx(10)
+    assert setting.limiter.charge(client, 10, paced=True).wait_s == pytest.approx(10)
     assert setting.pool.level == 1 << 12

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -52,6 +54,10 @@ async def test_one_at_a_time() -> None:
 
 async def test_a_test_whose_client_left_runs_on_alone() -> None:
     """Cancelled, a test goes on unseen; until it ends no other starts, so that tests never run side by side."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    free = threading.Event()
+    busy = asyncio.create_task(asyncio.to_thread(free.wait))
+    await asyncio.sleep(0)
     reservoir = filled(20_000)
     tests = QualityTests(reservoir)
     first = asyncio.create_task(tests.monte_carlo(2000))
@@ -63,7 +69,8 @@ async def test_a_test_whose_client_left_runs_on_alone() -> None:
     assert running is not None
     with pytest.raises(LimitError):
         await tests.monte_carlo(10)
-    await running
+    free.set()
+    await asyncio.gather(busy, running)
     assert (await tests.monte_carlo(10)).sample.iterations == 10
 
 
