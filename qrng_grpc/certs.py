@@ -90,10 +90,8 @@ class Authority:
     def load(cls, cert_file: Path, key_file: Path) -> Authority:
         """Read an authority that `Issued.save` wrote. Raises StateError when it cannot be used, or is none."""
         try:
-            certificate = x509.load_pem_x509_certificate(cert_file.read_bytes())
-            key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-        except OSError as error:
-            raise StateError(f"{shown_path(error.filename)} {why_unreadable(error)}") from None
+            certificate = x509.load_pem_x509_certificate(_content(cert_file))
+            key = serialization.load_pem_private_key(_content(key_file), password=None)
         except (ValueError, TypeError):
             raise StateError(f"{cert_file} and {key_file} are not a PEM certificate and its unencrypted key") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
@@ -175,6 +173,14 @@ def _builder(
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
+
+
+def _content(path: Path) -> bytes:
+    """Read a file. Raises StateError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StateError(f"{shown_path(path)} {why_unreadable(error)}") from None
 
 
 def _validity(now: datetime.datetime | None, days: float) -> tuple[datetime.datetime, datetime.datetime]:

@@ -29,27 +29,28 @@ def state_directory(path: Path) -> Iterator[Path]:
 
     Raises StateHeldError when another process holds it, StateError when it cannot be used or others may write to it.
     """
+    shown = shown_path(path)
     try:
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
         if path.stat().st_mode & 0o022:
-            raise StateError(f"state directory {path} is writable by others; chmod 700 it")
+            raise StateError(f"state directory {shown} is writable by others; chmod 700 it")
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateError(f"state directory {shown_path(path)} cannot be used ({reason_of(error)})") from None
+        raise StateError(f"state directory {shown} cannot be used ({reason_of(error)})") from None
     try:
-        _seize(lock, path)
+        _seize(lock, shown)
         yield path
     finally:
         os.close(lock)
 
 
-def _seize(lock: int, path: Path) -> None:
+def _seize(lock: int, shown: str) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StateHeldError(f"state directory {path} is held by another process") from None
+        raise StateHeldError(f"state directory {shown} is held by another process") from None
     except OSError as error:
-        raise StateError(f"state directory {path} cannot be locked ({reason_of(error)})") from None
+        raise StateError(f"state directory {shown} cannot be locked ({reason_of(error)})") from None
 
 
 class NumbersFile:

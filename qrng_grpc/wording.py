@@ -18,7 +18,7 @@ def came_instead(size: int, wanted: int) -> str:
 def reason_of(error: OSError) -> str:
     """Return why the system refused something, in its words, or those of our own that stand in their place.
 
-    They name no file and no address, as what is said around them at event loops and elsewhere does.
+    Of an error with a number they name no file and no address. Not for an `ssl.SSLError`, whose number is another.
     """
     if error.errno is not None and error.errno > 0:  # the resolver's are below
         return os.strerror(error.errno)

@@ -30,6 +30,7 @@ from qrng_grpc.errors import (
     UnsupportedError,
     WeakerSourceError,
 )
+from qrng_grpc.wording import reason_of
 
 FAILURE, USAGE, UNAVAILABLE, NOT_LET_IN, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -109,7 +110,7 @@ class Subcommands(click.Group):
             _reader_left()
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise Failure(f"{where}{error.strerror or type(error).__name__}") from None
+            raise Failure(f"{where}{reason_of(error)}") from None
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -75,8 +75,8 @@ class AsyncEntropyClient:
     def from_env(cls, environ: Mapping[str, str], **chosen: Unpack[TlsChoice]) -> Self:
         """Make a client from the settings `QR_GRPC_...` that say where a server is and how to get in.
 
-        What is `chosen` counts more than settings. Raises ConfigError, also for several addresses: a gateway is one
-        server.
+        What is `chosen`, but for None and False, counts more than settings. Raises ConfigError, also for several
+        addresses: a gateway is one server.
         """
         return client_by_settings(cls, environ, chosen)
 

@@ -52,24 +52,28 @@ class TlsChoice(TypedDict, total=False):
 
 
 def client_by_settings(make: Callable[..., Client], environ: Mapping[str, str], chosen: TlsChoice) -> Client:
-    """Return the client of one server that `make` makes of the settings in `environ`, with what is `chosen` over them.
+    """Return the client of one server that `make` makes of the settings in `environ`; what is `chosen` counts more.
 
-    Raises ConfigError, also for several addresses.
+    None and False choose nothing. Raises ConfigError, also for several addresses, and TypeError for a choice that
+    `make` does not know.
     """
     settings = client_settings(environ)
     address = settings.only_address
+    by_settings = {
+        "tls": settings.grpc_tls,
+        "ca_file": settings.grpc_ca_file,
+        "cert_file": settings.grpc_cert_file,
+        "key_file": settings.grpc_key_file,
+        "allow_plaintext_beyond_loopback": settings.grpc_allow_plaintext_beyond_loopback,
+    }
+    over = {name: value for name, value in chosen.items() if value or name not in by_settings}
     with nullcontext() if any(chosen.values()) else told_by_setting(settings):
         return make(
             address,
             api_key=settings.grpc_api_key.get_secret_value(),
             api_key_header=settings.grpc_api_key_header,
             timeout_s=settings.timeout_s,
-            tls=chosen.get("tls") or settings.grpc_tls,
-            ca_file=chosen.get("ca_file") or settings.grpc_ca_file,
-            cert_file=chosen.get("cert_file") or settings.grpc_cert_file,
-            key_file=chosen.get("key_file") or settings.grpc_key_file,
-            allow_plaintext_beyond_loopback=chosen.get("allow_plaintext_beyond_loopback")
-            or settings.grpc_allow_plaintext_beyond_loopback,
+            **(by_settings | over),
         )
 
 

@@ -39,12 +39,13 @@ class TrialConfig(CollectorConfig):
             *KeySettings.model_fields,
             *PushTls.model_fields,
             *("collector_id", "pool_id", "pools", "push_url"),
+            *("push_interval", "push_timeout", "retry_policy", "heartbeat_interval", "flush_timeout"),
             *("health_listen_address", "spool_dir", "spool_key_file", "spool_size"),
         )
     )
 
     # What a collector cannot be without.
-    hmac_secret_key: SecretStr | None = SecretStr("a trial signs nothing" * 2)
+    hmac_secret_key: SecretStr | None = SecretStr("what a trial is given, which signs nothing")
     hmac_key_id: str | None = "trial"
     collector_id: str = "trial"
     pool_id: str | None = "trial"

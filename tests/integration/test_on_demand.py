@@ -118,7 +118,13 @@ def test_a_profile_is_tried_before_anything_is_set_up(place: Path) -> None:
 def test_nothing_of_the_way_to_a_gateway_is_needed(place: Path) -> None:
     """A profile that names certificates which are not there, and keys of nobody's yet, lets its source be tried."""
     appliance = ("appliance_url=https://127.0.0.1:1", f"appliance_fingerprint={'0' * 64}")
-    needless = ("hmac_secret_key=replace-with-your-secret", "spool_dir=spool", "pools=[]")
+    needless = (
+        "hmac_secret_key=replace-with-your-secret",
+        "spool_dir=spool",
+        "pools=[]",
+        "push_interval=-4",
+        "flush_timeout=later",
+    )
     arguments = [argument for setting in (*appliance, *needless) for argument in ("--set", setting)]
     code, said = trial(place, "--profile", "quantis", *arguments)
     assert code == 1

@@ -34,6 +34,7 @@ from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import ConfigError
 from qrng_grpc.labels import Processing, SourceClass
 from qrng_grpc.logs import get_log
+from qrng_grpc.wording import reason_of
 
 WRITE_EVERY_S = 1.0
 MAX_WAITING = 32_768
@@ -112,7 +113,7 @@ class AuditLog:
         return (f"the audit log cannot be written ({self._file.fault}); {self.lost} entries are lost so far",)
 
     def note(self, entry: Entry) -> None:
-        """Keep `entry` to be written, or count it as lost. Never waits, and fails for no text or number in it."""
+        """Keep `entry` to be written, or count it as lost. Never waits, and fails only beyond the year 9999."""
         if len(self._waiting) < self._max_waiting:
             self._waiting.append(line_of(entry))
         elif self.enabled:
@@ -141,7 +142,7 @@ class AuditLog:
         try:
             file.open()
         except OSError as error:
-            raise ConfigError([f"audit_log_file: cannot be appended to ({_reason(error)})"]) from None
+            raise ConfigError([f"audit_log_file: cannot be appended to ({reason_of(error)})"]) from None
         # A daemon, so that a disk that hangs for ever does not keep the process from ending.
         thread = threading.Thread(target=self._run, args=(file,), name="audit", daemon=True)
         thread.start()
@@ -180,7 +181,7 @@ class AuditLog:
                 if not self._ending:
                     time.sleep(_PAUSE_S)
         except OSError as error:
-            file.fault = _reason(error)
+            file.fault = reason_of(error)
             if not failed:
                 get_log().error("audit_log_fails", error=file.fault)
         else:
@@ -306,8 +307,3 @@ def _text(text: str | None) -> str:
 
 def _value(label: SourceClass | Processing | None) -> str:
     return "null" if label is None else f'"{label.value}"'
-
-
-def _reason(error: OSError) -> str:
-    """Return why the disk refused: the name of the error number, or of our own check."""
-    return str(error) if error.errno is None else os.strerror(error.errno)

@@ -20,6 +20,7 @@ from qrng_grpc.clock import NS_PER_S, SYSTEM_CLOCK, Clock
 from qrng_grpc.errors import StateError
 from qrng_grpc.logs import get_log
 from qrng_grpc.state import NumbersFile
+from qrng_grpc.wording import reason_of
 
 NS_PER_DAY = 86_400 * NS_PER_S
 STEPS = 100
@@ -48,7 +49,7 @@ class DailyCounts:
             directory.mkdir(mode=0o700, exist_ok=True)
             self._load()
         except OSError as error:
-            raise StateError(f"{directory} cannot be used ({type(error).__name__})") from None
+            raise StateError(f"{directory} cannot be used ({reason_of(error)})") from None
 
     def of(self, client_id: str) -> DayCount:
         """Return the count of a client."""

@@ -3,7 +3,7 @@
 Idea: in grpc.aio a short call costs mostly hops between threads. Here a Rust thread gathers whole requests; a Python
 thread takes them in batches and hands each batch to the event loop. There one task serves call after call, each with a
 context that has what servicers of ours ask of one; when a call has to wait, the task stays with it, and another
-serves the rest. Tasks that have nothing to do wait at a bell for the next batch. Replies go back without another hop.
+serves the rest. Tasks with nothing to do wait for the next batch to wake them. Replies go back without another hop.
 
 The package's own `aio` server is not used but the layer below it, whose interface it promises to keep: that server has
 no bound for calls, and each stream whose client does not read holds a thread of the loop's executor, which here also
@@ -35,7 +35,7 @@ import grpc.aio
 from google.protobuf import descriptor_pool
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, STREAM_SENT, NativeGrpcFront
 
-from qrng_gateway.engines.bell import Bell
+from qrng_gateway.engines.waker import Waker
 from qrng_grpc.error_details import STATUS_KEY, status_code, trailers
 from qrng_grpc.errors import ENDING, DrainingError, LimitError, QrngError
 from qrng_grpc.logs import get_log
@@ -261,8 +261,8 @@ class NativeServer(grpc.aio.Server):
         self._calls: dict[int, _Call] = {}
         self._begun: deque[_Call] = deque()
         self._servers: set[asyncio.Task[None]] = set()
-        self._idle: list[Bell] = []
-        """The bells of tasks that wait for calls."""
+        self._idle: list[Waker] = []
+        """Tasks that wait for calls: what wakes each."""
         self._stopping = False
         self._ended = asyncio.Event()
 
@@ -317,12 +317,13 @@ class NativeServer(grpc.aio.Server):
         self._stopping = True
         until_s = monotonic() + (grace or 0)
         others = asyncio.ensure_future(self._fallback.stop(grace))
-        tasks = set(self._servers)
         while self._idle:  # who is idle ends at once, the others after the calls that they serve
-            self._loop.call_soon(self._idle.pop().ring)
-        if tasks and grace:
-            _, tasks = await asyncio.wait(tasks, timeout=grace)
-        for task in tasks:
+            self._loop.call_soon(self._idle.pop().wake)
+        while self._servers and (left_s := until_s - monotonic()) > 0:
+            await asyncio.wait(self._servers, timeout=left_s)
+        while self._begun:  # behind calls that wait still
+            _refuse(self._front, self._begun.popleft().call_id, _draining())
+        for task in (tasks := set(self._servers)):
             task.cancel()
         await asyncio.gather(*tasks, others, return_exceptions=True)
         await self._hand_out(until_s)
@@ -373,6 +374,7 @@ class NativeServer(grpc.aio.Server):
         front, begin = self._front, self._loop.call_soon_threadsafe
         while (events := front.recv_batch_details(_BATCH)) is not None:
             begin(self._begin, events)
+            del events  # keys of clients are in them, and the next may be long in coming
 
     def _begin(self, events: list[Event]) -> None:
         front, calls, begun = self._front, self._calls, self._begun
@@ -392,7 +394,7 @@ class NativeServer(grpc.aio.Server):
     def _go_on(self) -> None:
         """Have a task serve what was begun; should a call make it wait, the rest is another's."""
         while self._begun and self._idle:
-            self._idle.pop().ring()
+            self._idle.pop().wake()
         if self._begun:
             self._servers.add(server := self._loop.create_task(self._serve()))
             server.add_done_callback(self._servers.discard)
@@ -400,19 +402,24 @@ class NativeServer(grpc.aio.Server):
 
     async def _serve(self) -> None:
         """Serve what was begun and what will be, until a call is cancelled or the server ends."""
-        task, begun, calls, bell = asyncio.current_task(), self._begun, self._calls, Bell(self._loop)
+        waker = Waker(self._loop)
         while True:
-            while begun:
-                call = begun.popleft()
-                call.task = task
-                try:
-                    await call.serve()
-                finally:
-                    calls.pop(call.call_id, None)
+            await self._serve_begun()
             if self._stopping or len(self._idle) >= _KEPT_TASKS:
                 return
-            self._idle.append(bell)
-            await bell
+            self._idle.append(waker)
+            await waker
+
+    async def _serve_begun(self) -> None:
+        """Serve what was begun. Within `_serve` the last call, and the key in it, would be kept while that waits."""
+        task, begun, calls = asyncio.current_task(), self._begun, self._calls
+        while begun:
+            call = begun.popleft()
+            call.task = task
+            try:
+                await call.serve()
+            finally:
+                calls.pop(call.call_id, None)
 
     def _refusal(self, payload: bytes) -> QrngError | None:
         """Return why a call with this request is not even begun; None when it is."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import (
@@ -206,3 +207,11 @@ def test_environment_mistakes() -> None:
     """A time-out that is none is refused by name."""
     with pytest.raises(ConfigError, match="QR_GRPC_TIMEOUT_MS"):
         EntropyClient.from_env({"QR_GRPC_TIMEOUT_MS": "soon"})
+
+
+@pytest.mark.parametrize("client", [EntropyClient, AsyncEntropyClient])
+def test_a_choice_that_no_client_knows(client: Any) -> None:
+    """A misspelt argument beside the settings is a mistake, and no plaintext where TLS was meant."""
+    for unknown in ({"tsl": True}, {"ca_fil": ""}, {"timeout_s": 3}):
+        with pytest.raises(TypeError):
+            client.from_env({"QR_GRPC_SERVER_ADDRESS": "127.0.0.1:5"}, **unknown)
