@@ -44,6 +44,22 @@ PLACEHOLDER = re.compile(r"replace-with(-[a-z0-9]+)+")
 """What stands in a file that is shared where everybody must put a value of their own; never a value itself."""
 _ONE_OF_A_FEW = frozenset(("literal_error", "enum", "bool_parsing", "bool_type"))
 """Errors of pydantic's for what has few values, each a word."""
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "tuple_type": "a list; in a variable it is one of JSON",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+}
+"""What errors of pydantic's ask for, by their types, with what their contexts say of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +461,8 @@ def describe_mistake(error: Any, model: type[BaseModel]) -> str:
         return f"{name}: there is no such setting{_hint(name, model, None)}"
     if error["type"] in _ONE_OF_A_FEW:
         return f"{name}: expected {_few_words(error)}"
+    if error["type"] in _EXPECTED:
+        return f"{name}: expected {_EXPECTED[error['type']].format_map(error.get('ctx', {}))}"
     fault, where = error.get("ctx", {}).get("error"), ""
     if isinstance(fault, UnusableFileError):
         where = f"{fault.path}: "

@@ -168,7 +168,11 @@ def appearing_whole(path: Path, place: Callable[[Path, Path], object] = Path.rep
 
     `place` puts it there, given where it lies meanwhile and `path`. Raises OSError, and what `place` raises.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:  # by a name that nobody gave
+        error.filename = str(path)
+        raise
     newborn = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

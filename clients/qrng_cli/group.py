@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from qrng_cli import interrupts
 from qrng_cli.profiles import accept_profile, profile_options
 from qrng_grpc import __version__
 from qrng_grpc.errors import (
@@ -89,6 +90,7 @@ class Subcommands(click.Group):
             module = importlib.import_module(SUBCOMMANDS[cmd_name][0])
         except ModuleNotFoundError as error:
             raise _lacking(cmd_name, error) from None
+        interrupts.are_exceptions()
         command: click.Command = module.command
         accept_profile(command)
         return command

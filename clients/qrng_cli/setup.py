@@ -159,7 +159,9 @@ def _command(
 
 
 def _reachable(name: str, address: str) -> str:
-    """Return where clients on this machine reach a listener at `address`."""
+    """Return where clients here reach a listener at `address`. Raises ConfigError when nobody could be told."""
+    if address.startswith("unix:"):
+        raise ConfigError([f"{name}: `up` needs HOST:PORT; at a Unix socket `qrng gateway` listens"])
     host, port = host_and_port(address)
     if port == 0:
         raise ConfigError([f"{name}: `up` must know the port, so it cannot be 0"])

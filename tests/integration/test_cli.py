@@ -10,6 +10,7 @@ import pty
 import re
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -207,6 +208,32 @@ async def test_no_raw_bytes_to_a_terminal(shell: Shell, arguments: tuple[str, ..
     finally:
         os.close(ours)
         os.close(terminal)
+
+
+def test_ctrl_c_within_an_import() -> None:
+    """It ends the command by its signal, without a traceback."""
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'rich.progress': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from qrng_cli.main import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", INTERRUPTIBLE, sys.executable, "-c", code, "get"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize("arguments", [("keygen",), ("profile", "list"), ("--version",)])
+def test_output_that_cannot_be_written(arguments: tuple[str, ...]) -> None:
+    """A full disk behind standard output is a failure, told in a line."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*QRNG, *arguments], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1].endswith("No space left on device")
+    assert b"Exception" not in done.stderr
 
 
 async def test_progress_on_a_terminal(shell: Shell, tmp_path: Path) -> None:

@@ -353,6 +353,9 @@ class Observer:
             warnings.append("the pool is empty")
         elif watermark(level, capacity) is Watermark.LOW:
             warnings.append("the pool is low: below 10 %")
+        lanes = self._pool.lanes()
+        if lanes and not any(lane.source_class.at_least(self._least_class) for lane in lanes):
+            warnings.append(f"all bytes in the pool are weaker than {self._least_class.value}, the least_class here")
         left_s = self._pool.forecast.seconds_left(level)
         if level and left_s is not None and left_s < SHORT_S:
             warnings.append(f"the pool will be empty in {left_s:.0f} s at this rate")

@@ -144,6 +144,8 @@ def test_plan_tells_mistakes(var: Path) -> None:
         prepare(var, None, {"QRNG_GATEWAY_BUFFER_SIZE": "1"})
     with pytest.raises(ConfigError, match="port"):
         prepare(var, None, {"QRNG_GATEWAY_LISTEN_ADDRESS": "127.0.0.1:0"})
+    with pytest.raises(ConfigError, match="QRNG_GATEWAY_LISTEN_ADDRESS: `up` needs HOST:PORT"):
+        prepare(var, None, {"QRNG_GATEWAY_ENGINE": "native", "QRNG_GATEWAY_LISTEN_ADDRESS": "unix:/tmp/qrng.sock"})
     with pytest.raises(ConfigError, match="QRNG_COLLECTOR_FETCH_CHUNK"):
         prepare(var, None, {"QRNG_COLLECTOR_FETCH_CHUNK": "1"})
 

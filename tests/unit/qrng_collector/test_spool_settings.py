@@ -58,6 +58,6 @@ def test_a_spool_holds_the_queue(key_file: Path) -> None:
     """At least four times, since what is gone takes room until it is cleaned up."""
     given = {"SPOOL_DIR": "spool", "SPOOL_KEY_FILE": str(key_file)}
     assert mistakes(**given, BUFFER_SIZE=str(1 << 25)) == ("spool_size: must be at least four times buffer_size",)
-    assert mistakes(SPOOL_SIZE="16777215") == ("spool_size: Input should be greater than or equal to 16777216",)
+    assert mistakes(SPOOL_SIZE="16777215") == ("spool_size: expected 16777216 or more",)
     assert loaded(BUFFER_SIZE=str(1 << 25)).spool_dir is None
     assert loaded(**given, BUFFER_SIZE=str(1 << 25), SPOOL_SIZE=str(1 << 27)).spool_size == 1 << 27

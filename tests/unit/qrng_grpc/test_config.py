@@ -473,11 +473,11 @@ class Related(Settings):
         ({"yaml": "key_file: x"}, "key_file: goes with cert_file, with kind=b; not "),
         ({"yaml": "kind: b", "environ": {"KEY_FILE": "x"}}, "{0}KEY_FILE: goes with cert_file, with kind=b; not "),
         ({"environ": {"KEY_FILE": "x"}, "overrides": {"key_file": "y"}}, "key_file: goes with {0}CERT_FILE, with "),
-        ({"environ": {"RETRY_POLICY__MAXIMUM_S": "-1"}}, "{0}RETRY_POLICY__MAXIMUM_S: Input should"),
-        ({"environ": {"RETRY_POLICY": '{"maximum_s": -1}'}}, "{0}RETRY_POLICY.maximum_s: Input should"),
+        ({"environ": {"RETRY_POLICY__MAXIMUM_S": "-1"}}, "{0}RETRY_POLICY__MAXIMUM_S: expected"),
+        ({"environ": {"RETRY_POLICY": '{"maximum_s": -1}'}}, "{0}RETRY_POLICY.maximum_s: expected"),
         (
             {"environ": {"RETRY_POLICY__INITIAL_S": "1"}, "yaml": "retry_policy: {maximum_s: -1}"},
-            "retry_policy.maximum_s: Input should",
+            "retry_policy.maximum_s: expected",
         ),
     ],
     ids=str,
@@ -529,6 +529,33 @@ def test_a_wrong_word_is_answered_with_the_right_ones(tmp_path: Path, name: str,
     assert mistakes_of(Wordy, {f"{PREFIX}{name.upper()}": value}) == (f"{PREFIX}{name.upper()}: expected {words}",)
     yaml_file = written(tmp_path / "c.yaml", f"{name}: {value}\n")
     assert mistakes_of(Wordy, yaml_file=yaml_file) == (f"{name}: expected {words}",)
+
+
+class Numbered(Settings):
+    """Settings that are numbers within bounds, and a list."""
+
+    count: int = Field(1, ge=1, le=9)
+    share: float = Field(0.5, gt=0.25, lt=1)
+    several: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("count", "few", "a whole number"),
+        ("count", "1.5", "a whole number"),
+        ("count", "0", "1 or more"),
+        ("count", "10", "9 or less"),
+        ("share", "half", "a number"),
+        ("share", "0.25", "more than 0.25"),
+        ("share", "1", "less than 1.0"),
+        ("several", "[{one: 1}]", "a list; in a variable it is one of JSON"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_what_is_expected(name: str, value: str, expected: str) -> None:
+    """Numbers and lists are asked for in plain words, with their bounds."""
+    variable = f"{PREFIX}{name.upper()}"
+    assert mistakes_of(Numbered, {variable: value}) == (f"{variable}: expected {expected}",)
 
 
 def test_memory_may_be_off_in_yaml_too(tmp_path: Path) -> None:

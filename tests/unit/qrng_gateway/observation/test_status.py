@@ -176,6 +176,16 @@ def test_bytes_below_the_least_class_make_nobody_ready(tmp_path: Path) -> None:
     assert not setting.observer.ready
 
 
+def test_a_pool_of_which_nobody_is_served_says_so(tmp_path: Path) -> None:
+    """Bytes that are all too weak for this gateway are a warning, until there are better ones."""
+    setting = Setting(tmp_path, least_class=SourceClass.QUANTUM)
+    warning = "all bytes in the pool are weaker than quantum, the least_class here"
+    put(setting.pool, block(100, setting.clock, source_class=SourceClass.SIMULATED))
+    assert warning in setting.observer.status().warnings
+    put(setting.pool, block(100, setting.clock))
+    assert warning not in setting.observer.status().warnings
+
+
 def test_an_ending_gateway_is_unhealthy(tmp_path: Path) -> None:
     """Draining, it is not ready whatever it holds."""
     setting = Setting(tmp_path)
